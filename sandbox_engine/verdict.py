@@ -1,0 +1,202 @@
+"""The judgement of a patch, as values: outcomes, findings, step results, the verdict.
+
+Everything a caller learns about a patch is in here and is immutable, so that a verdict can be
+cached, printed and compared; `docs/verdict.schema.json` describes the JSON form, which carries
+`schema` so that readers can tell versions apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NewType
+
+TreeId = NewType("TreeId", str)
+CommitId = NewType("CommitId", str)
+BlobId = NewType("BlobId", str)
+
+SCHEMA = 1
+"""Version of the JSON form; it changes when a field changes meaning or goes away."""
+
+
+class Outcome(enum.StrEnum):
+    """What is known about a patch, or about one step of its validation."""
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+    REJECTED = "REJECTED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+class TestOutcome(enum.StrEnum):
+    """What became of one test; `ERROR` covers set-up, tear-down and collection."""
+
+    __test__ = False
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"
+    SKIPPED = "skipped"
+    XFAILED = "xfailed"
+    XPASSED = "xpassed"
+
+    @property
+    def is_red(self) -> bool:
+        return self in (TestOutcome.FAILED, TestOutcome.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, where it is, and what to do about it.
+
+    `line` and `column` are 1-based; `source` is the offending line without its line ending.
+    """
+
+    code: str
+    message: str
+    path: str | None = None
+    line: int | None = None
+    column: int | None = None
+    source: str | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TestRecord:
+    """One test as the session in the sandbox reported it; `message` is its assertion text."""
+
+    __test__ = False
+
+    node_id: str
+    outcome: TestOutcome
+    duration_s: float = 0.0
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step of a strategy found; `output` is the tail of what it wrote.
+
+    `recurs` is False where the same run could end otherwise (a time-out, a crash), so that it is
+    never kept in the verdict cache.
+    """
+
+    name: str
+    outcome: Outcome
+    elapsed_s: float = 0.0
+    reason: str | None = None
+    hint: str | None = None
+    findings: tuple[Finding, ...] = ()
+    tests: tuple[TestRecord, ...] = ()
+    output: str = ""
+    recurs: bool = True
+
+    @property
+    def red_tests(self) -> tuple[TestRecord, ...]:
+        return tuple(test for test in self.tests if test.outcome.is_red)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to "is this patch good?", with the evidence for it.
+
+    `base` and `base_tree` are what the patch was applied to, `tree` is exactly what was judged
+    and what a promotion lands; it is None when no tree could be built. Times are in seconds.
+    """
+
+    outcome: Outcome
+    strategy: str
+    base: CommitId
+    base_tree: TreeId
+    tree: TreeId | None = None
+    reason: str = ""
+    hint: str | None = None
+    findings: tuple[Finding, ...] = ()
+    steps: tuple[StepResult, ...] = ()
+    changed_paths: tuple[str, ...] = ()
+    summary: str = ""
+    isolation: str = "none"
+    environment: str = ""
+    engine_version: str = ""
+    elapsed_s: float = 0.0
+    is_cached: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        """Whether judging the same tree again must end the same way."""
+        return self.outcome in (Outcome.PASSED, Outcome.FAILED) and all(
+            step.recurs for step in self.steps
+        )
+
+    @property
+    def red_tests(self) -> tuple[TestRecord, ...]:
+        return tuple(test for step in self.steps for test in step.red_tests)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as JSON values, in the form of `docs/verdict.schema.json`."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Verdict:
+        """Return the verdict that `to_json` wrote; raise ValueError for another schema."""
+        if record.get("schema") != SCHEMA:
+            raise ValueError(f"verdict of schema {record.get('schema')!r}, wanted {SCHEMA}")
+        try:
+            fields = {key: value for key, value in record.items() if key != "schema"}
+            fields["outcome"] = Outcome(fields["outcome"])
+            fields["findings"] = _findings(fields["findings"])
+            fields["steps"] = tuple(_step(step) for step in fields["steps"])
+            fields["changed_paths"] = tuple(fields["changed_paths"])
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a verdict: {error}") from error
+
+
+def judge(steps: Sequence[StepResult]) -> tuple[Outcome, str, str | None]:
+    """Return the outcome that `steps` prove together, the reason in a sentence, and a hint.
+
+    The worst outcome counts: REJECTED, then FAILED, then INCONCLUSIVE. Without a step nothing is
+    proved, so the outcome is INCONCLUSIVE.
+    """
+    if not steps:
+        return (
+            Outcome.INCONCLUSIVE,
+            "the strategy has no steps, so nothing was proved",
+            "choose a strategy with steps: `sandbox-engine strategies` lists them",
+        )
+    for outcome in (Outcome.REJECTED, Outcome.FAILED, Outcome.INCONCLUSIVE):
+        for step in steps:
+            if step.outcome is outcome:
+                return outcome, f"{step.name}: {step.reason}", step.hint
+    return Outcome.PASSED, _evidence(steps), None
+
+
+def _evidence(steps: Iterable[StepResult]) -> str:
+    parts = []
+    for step in steps:
+        passed = sum(test.outcome is TestOutcome.PASSED for test in step.tests)
+        if step.tests:
+            parts.append(f"{step.name}: {passed} of {len(step.tests)} tests passed")
+        else:
+            parts.append(f"{step.name}: {step.reason or 'ok'}")
+    return "; ".join(parts)
+
+
+def _findings(records: Iterable[dict[str, Any]]) -> tuple[Finding, ...]:
+    return tuple(Finding(**record) for record in records)
+
+
+def _step(record: dict[str, Any]) -> StepResult:
+    tests = tuple(
+        TestRecord(**{**test, "outcome": TestOutcome(test["outcome"])}) for test in record["tests"]
+    )
+    return StepResult(
+        **{
+            **record,
+            "outcome": Outcome(record["outcome"]),
+            "findings": _findings(record["findings"]),
+            "tests": tests,
+        }
+    )

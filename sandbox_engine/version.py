@@ -1,0 +1,3 @@
+"""The version, which is part of every environment fingerprint."""
+
+VERSION = "0.1.0"
