@@ -1,0 +1,247 @@
+"""Configuration: where it is looked for, and what it may say.
+
+First found wins, key by key: arguments, `SANDBOX_ENGINE_*` variables, then one file, which is the
+one named, or `sandbox-engine.toml`, or `[tool.sandbox-engine]` of `pyproject.toml`, or
+`[tool:sandbox-engine]` of `setup.cfg` in the repository's work tree. It is never read from a
+candidate: a patch does not choose how it is judged.
+"""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import difflib
+import os
+import shlex
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sandbox_engine.errors import ConfigError, UsageError
+from sandbox_engine.process import Limits
+from sandbox_engine.recipe import DEFAULT_STRATEGY, STRATEGIES, Policy, Recipe, Step, StepKind
+
+ENVIRONMENT_PREFIX = "SANDBOX_ENGINE_"
+_LIMIT_KEYS = ("timeout_s", "output_bytes", "memory_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a project, and the person who runs the engine, may set.
+
+    `python` is the interpreter that runs the tests. `carry` are patterns of ignored files that
+    tests need; `env` names variables that they may see; `source_roots` are the folders that hold
+    top-level packages, `""` for the tree itself. Times are in seconds.
+    """
+
+    strategy: str = DEFAULT_STRATEGY
+    python: str | None = None
+    carry: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    source_roots: tuple[str, ...] | None = None
+    syntax_exclude: tuple[str, ...] = ()
+    max_file_bytes: int = 10_000_000
+    timeout_s: float = 600.0
+    output_bytes: int = 64 * 2**20
+    memory_bytes: int = 4 * 2**30
+    xdist_after_s: float = 10.0
+    slots: int = 8
+    lease_wait_s: float = 600.0
+    strategies: Mapping[str, Recipe] = field(default_factory=dict)
+
+    def recipes(self) -> dict[str, Recipe]:
+        """Return every strategy that can be named, the project's own over those shipped."""
+        shipped = {name: self._completed(recipe) for name, recipe in STRATEGIES.items()}
+        return {**shipped, **self.strategies}
+
+    def recipe(self, name: str | None = None) -> Recipe:
+        """Return the recipe called `name`, or the default one; raise UsageError without one."""
+        known = self.recipes()
+        name = name or self.strategy
+        if name not in known:
+            raise UsageError(
+                f"there is no strategy `{name}`",
+                remedy=f"use {_nearest(name, known)}`sandbox-engine strategies` lists them all",
+            )
+        return known[name]
+
+    def _completed(self, recipe: Recipe, limits: Limits | None = None) -> Recipe:
+        return dataclasses.replace(
+            recipe,
+            limits=limits or Limits(self.timeout_s, self.output_bytes, self.memory_bytes),
+            policy=Policy(self.max_file_bytes, self.syntax_exclude),
+            xdist_after_s=self.xdist_after_s,
+        )
+
+
+def load_config(
+    folder: Path | None, *, file: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Config:
+    """Return the configuration of the work tree `folder`; raise ConfigError naming file and key."""
+    source, settings = _find_file(folder, file)
+    config = _read(settings, source)
+    environment = os.environ if environment is None else environment
+    return _overridden(config, environment)
+
+
+def _find_file(folder: Path | None, file: Path | None) -> tuple[str, dict[str, Any]]:
+    if file is not None:
+        if not file.is_file():
+            raise ConfigError(
+                f"there is no configuration file `{file}`", remedy="name an existing TOML file"
+            )
+        return str(file), _toml(file)
+    if folder is None:
+        return "defaults", {}
+    if (path := folder / "sandbox-engine.toml").is_file():
+        return str(path), _toml(path)
+    if (path := folder / "pyproject.toml").is_file():
+        table = _toml(path).get("tool", {}).get("sandbox-engine")
+        if table is not None:
+            return str(path), table
+    if (path := folder / "setup.cfg").is_file():
+        return str(path), _setup_cfg(path)
+    return "defaults", {}
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"`{path}` is not valid TOML: {error}", remedy="correct it") from error
+
+
+def _setup_cfg(path: Path) -> dict[str, Any]:
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(path, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"`{path}` cannot be read: {error}", remedy="correct it") from error
+    if not parser.has_section("tool:sandbox-engine"):
+        return {}
+    return dict(parser.items("tool:sandbox-engine"))
+
+
+def _overridden(config: Config, environment: Mapping[str, str]) -> Config:
+    given = {
+        key.removeprefix(ENVIRONMENT_PREFIX).lower(): value
+        for key, value in environment.items()
+        if key.startswith(ENVIRONMENT_PREFIX)
+    }
+    names = {item.name for item in dataclasses.fields(Config)} - {"strategies"}
+    settings = {key: value for key, value in given.items() if key in names}
+    return _apply(config, settings, f"the environment ({ENVIRONMENT_PREFIX}*)")
+
+
+def _read(settings: dict[str, Any], source: str) -> Config:
+    own = settings.pop("strategies", {})
+    config = _apply(Config(), settings, source)
+    if not isinstance(own, dict):
+        raise _wrong(source, "strategies", "a table of strategies")
+    recipes = {name: _strategy(name, table, config, source) for name, table in own.items()}
+    return dataclasses.replace(config, strategies=recipes)
+
+
+def _apply(config: Config, settings: Mapping[str, Any], source: str) -> Config:
+    kinds = {item.name: str(item.type) for item in dataclasses.fields(Config)}
+    del kinds["strategies"]
+    values = {}
+    for raw, value in settings.items():
+        key = raw.replace("-", "_")
+        if key not in kinds:
+            raise ConfigError(
+                f"`{source}` sets `{raw}`, which is no setting",
+                remedy=f"use {_nearest(key, kinds)}the README lists them all",
+            )
+        values[key] = _typed(source, key, kinds[key], value)
+    return dataclasses.replace(config, **values)
+
+
+def _typed(source: str, key: str, kind: str, value: Any) -> Any:
+    if kind.startswith("tuple"):
+        return _texts(source, key, value)
+    if kind.startswith("str"):
+        if isinstance(value, str) and value:
+            return value
+        raise _wrong(source, key, "a text")
+    return _number(source, key, kind, value)
+
+
+def _texts(source: str, key: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(line.strip() for line in value.replace(",", "\n").splitlines() if line.strip())
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise _wrong(source, key, "a list of texts")
+
+
+def _number(source: str, key: str, kind: str, value: Any) -> int | float:
+    wanted: type[int] | type[float] = int if kind == "int" else float
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            number = wanted(value)
+        except (ValueError, OverflowError):
+            number = -1
+        if number > 0 and number == number and number != float("inf"):
+            return number
+    raise _wrong(source, key, "a positive whole number" if kind == "int" else "a positive number")
+
+
+def _strategy(name: str, table: Any, config: Config, source: str) -> Recipe:
+    key = f"strategies.{name}"
+    if not isinstance(table, dict) or "steps" not in table:
+        raise _wrong(source, key, "a table with `steps`")
+    for unknown in table.keys() - {"steps", "description", *_LIMIT_KEYS}:
+        raise ConfigError(
+            f"`{source}` sets `{key}.{unknown}`, which is no setting of a strategy",
+            remedy="a strategy has `steps`, `description`, " + ", ".join(_LIMIT_KEYS),
+        )
+    limits = _apply(config, {k: v for k, v in table.items() if k in _LIMIT_KEYS}, source)
+    steps = table["steps"]
+    if not isinstance(steps, list):
+        raise _wrong(source, f"{key}.steps", "a list of steps")
+    recipe = Recipe(
+        name,
+        tuple(_step(step, f"{key}.steps", source) for step in steps),
+        str(table.get("description", "")),
+    )
+    return config._completed(
+        recipe, Limits(limits.timeout_s, limits.output_bytes, limits.memory_bytes)
+    )
+
+
+def _step(raw: Any, key: str, source: str) -> Step:
+    """Read `"pytest"`, or `{pytest = ["-x"]}`, or `{command = "ruff check ."}`."""
+    name: Any = raw
+    args: Any = []
+    if isinstance(raw, dict) and len(raw) == 1:
+        ((name, args),) = raw.items()
+    kinds = {str(kind): kind for kind in StepKind}
+    if not isinstance(name, str) or name not in kinds:
+        raise _wrong(source, key, f"a list of steps out of {', '.join(kinds)}; `{raw}` is none")
+    step = Step(kinds[name], _words(source, f"{key}.{name}", args))
+    if step.kind is StepKind.COMMAND and not step.args:
+        raise _wrong(source, f"{key}.command", "a command with its arguments")
+    if step.kind in (StepKind.SYNTAX, StepKind.NEW_TESTS) and step.args:
+        raise _wrong(source, f"{key}.{name}", "without arguments")
+    return step
+
+
+def _words(source: str, key: str, value: Any) -> tuple[str, ...]:
+    try:
+        return _texts(source, key, shlex.split(value) if isinstance(value, str) else value)
+    except ValueError as error:
+        raise _wrong(source, key, f"words as a shell reads them ({error})") from error
+
+
+def _wrong(source: str, key: str, wanted: str) -> ConfigError:
+    return ConfigError(f"`{source}`: `{key}` must be {wanted}", remedy="correct the setting")
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or difflib.get_close_matches(
+        name.upper(), known, n=1, cutoff=0.5
+    )
+    return f"`{near[0]}`? " if near else ""

@@ -1,0 +1,121 @@
+"""Recipes: what is run to judge a candidate, and within which limits.
+
+A recipe's fingerprint is part of every cached verdict's key, so it covers all that can change
+what a run finds: steps with their arguments, limits, and the pre-check's policy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sandbox_engine.process import Limits
+
+DEFAULT_STRATEGY = "SYNTAX_AND_PYTEST"
+_SHOWN = 60
+
+
+class StepKind(enum.StrEnum):
+    """What a step does.
+
+    `SYNTAX`: every changed file parses. `PYTEST`: the project's tests pass, with `args` added to
+    the command line. `NEW_TESTS`: the test files that the patch adds each collect a test, and
+    pass. `COMMAND`: `args` as a command exits with 0. `FILES_EXIST`: the paths in `args`, or
+    without any those that the patch writes, are in the candidate and not empty.
+    """
+
+    SYNTAX = "syntax"
+    PYTEST = "pytest"
+    NEW_TESTS = "new-tests"
+    COMMAND = "command"
+    FILES_EXIST = "files-exist"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a recipe."""
+
+    kind: StepKind
+    args: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        if self.kind is StepKind.COMMAND:
+            words = shlex.join(self.args)
+            return f"command {words if len(words) <= _SHOWN else words[:_SHOWN] + '...'}"
+        return str(self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the pre-check allows: bytes per changed file, and path patterns it does not look at."""
+
+    max_file_bytes: int = 10_000_000
+    syntax_exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A named list of steps with the limits that each of them runs under.
+
+    pytest gets `-n` of pytest-xdist when its last run took longer than `xdist_after_s` seconds.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    description: str = ""
+    limits: Limits = field(default_factory=Limits)
+    policy: Policy = field(default_factory=Policy)
+    xdist_after_s: float = 10.0
+
+    def fingerprint(self) -> str:
+        """Return a digest of everything that decides what a run of this recipe finds."""
+        fields = dataclasses.asdict(self)
+        for key in ("name", "description", "xdist_after_s"):
+            del fields[key]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+_SYNTAX = Step(StepKind.SYNTAX)
+_PYTEST = Step(StepKind.PYTEST)
+_NEW_TESTS = Step(StepKind.NEW_TESTS)
+_FILES_EXIST = Step(StepKind.FILES_EXIST)
+
+STRATEGIES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("SYNTAX_ONLY", (_SYNTAX,), "changed files parse; nothing is run"),
+        Recipe("SYNTAX_AND_PYTEST", (_SYNTAX, _PYTEST), "changed files parse, all tests pass"),
+        Recipe(
+            "FULL_VALIDATION",
+            (_SYNTAX, _FILES_EXIST, _PYTEST),
+            "changed files parse and are not empty, all tests pass",
+        ),
+        Recipe(
+            "BENCHMARK_ONLY",
+            (_SYNTAX, Step(StepKind.PYTEST, ("-k", "benchmark"))),
+            "tests with `benchmark` in their name, marks or path pass",
+        ),
+        Recipe(
+            "DOC_UPDATE_STRATEGY", (_SYNTAX, _FILES_EXIST), "written files parse and are not empty"
+        ),
+        Recipe(
+            "CONFIG_UPDATE_STRATEGY",
+            (_SYNTAX, _FILES_EXIST),
+            "written JSON, TOML and YAML parse and are not empty",
+        ),
+        Recipe("TEST_FIX_STRATEGY", (_SYNTAX, _PYTEST), "a repair of tests: all tests pass"),
+        Recipe(
+            "CREATE_NEW_TEST_FILE_STRATEGY",
+            (_SYNTAX, _NEW_TESTS),
+            "each test file that the patch adds collects a test, and they pass",
+        ),
+        Recipe("AUTO_CORRECTION_STRATEGY", (_SYNTAX, _PYTEST), "a correction: all tests pass"),
+        Recipe("DISCARD", (), "proves nothing, so nothing is ever promoted"),
+    )
+}
