@@ -1,0 +1,83 @@
+"""Ignored files that tests need: generated versions, compiled extensions, local settings.
+
+A fresh worktree has none of them. They are carried over by pattern and never unless named, as
+copies: a test that writes to one must not write to the user's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox_engine import git
+from sandbox_engine.errors import ConfigError, GitError
+from sandbox_engine.git import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The ignored files to bring along: paths relative to `top`, and a digest of their state."""
+
+    top: Path
+    paths: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+
+def find_carried(repository: Repository, patterns: Sequence[str]) -> Carried:
+    """Return the ignored files of the work tree that `patterns` name.
+
+    Patterns are git's, with `*`, `**` and `?`; a folder's name means all in it. Raise ConfigError
+    for one that leaves the repository.
+    """
+    if not patterns or repository.top is None:
+        return Carried(repository.top or Path("/"))
+    specs = [f":(top,glob){pattern.rstrip('/')}" for pattern in patterns]
+    specs += [f":(top,glob){pattern.rstrip('/')}/**" for pattern in patterns]
+    question = ["ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *specs]
+    try:
+        output = git.run_git(["-C", repository.top, *question])
+    except GitError as error:
+        raise ConfigError(
+            f"`carry` cannot be followed: {error.problem}",
+            remedy="name paths inside the repository, relative to its top folder",
+        ) from error
+    paths = tuple(sorted(os.fsdecode(path) for path in output.split(b"\0") if path))
+    return Carried(repository.top, paths, _fingerprint(repository.top, paths))
+
+
+def _fingerprint(top: Path, paths: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        status = os.lstat(top / path)
+        state = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        digest.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def place(carried: Carried, root: Path) -> None:
+    """Copy every carried file below `root` where the tree has nothing; links stay links."""
+    for path in carried.paths:
+        target = root / path
+        if os.path.lexists(target) or not _make_parents(root, target.parent):
+            continue
+        source = carried.top / path
+        kind = source.lstat().st_mode
+        if stat.S_ISLNK(kind) or stat.S_ISREG(kind):
+            shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _make_parents(root: Path, folder: Path) -> bool:
+    """Make `folder` below `root`; return False where a file or a link is in the way."""
+    current = root
+    for part in folder.relative_to(root).parts:
+        current /= part
+        if not os.path.lexists(current):
+            current.mkdir()
+        elif not stat.S_ISDIR(current.lstat().st_mode):
+            return False
+    return True

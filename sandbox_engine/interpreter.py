@@ -1,0 +1,188 @@
+"""The project's own interpreter: which one, what it has, and a fingerprint of its environment.
+
+Tests run under the interpreter that has the project's dependencies, not under ours. Asking it
+what it has costs a process, so the answer is remembered for as long as its environment's folders
+look the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox_engine import git, process
+from sandbox_engine.cache import Cache
+from sandbox_engine.errors import CommandMissingError
+
+_DESCRIBE_S = 60.0
+_ENVIRONMENT_FOLDERS = (".venv", "venv")
+_QUESTION = """
+import json, os, site, sys, sysconfig
+from importlib import util
+def version(name):
+    from importlib import metadata
+    if util.find_spec(name) is None:
+        return None
+    try:
+        return metadata.version("pytest-xdist" if name == "xdist" else name)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+sites = [p for p in sys.path if os.path.isdir(p) and os.path.basename(p).endswith("-packages")]
+print(json.dumps({
+    "version": list(sys.version_info[:3]), "prefix": sys.prefix, "base_prefix": sys.base_prefix,
+    "sites": sites, "user_base": site.getuserbase() if site.ENABLE_USER_SITE else None,
+    "pytest": version("pytest"), "xdist": version("xdist"),
+    "platform": sysconfig.get_platform(), "implementation": sys.implementation.cache_tag,
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """An interpreter and what is installed for it; `sites` are its `site-packages` folders."""
+
+    executable: str
+    version: tuple[int, int, int]
+    prefix: str
+    base_prefix: str
+    sites: tuple[str, ...]
+    user_base: str | None
+    pytest: str | None
+    xdist: str | None
+    platform: str
+    implementation: str
+
+    @property
+    def is_virtual(self) -> bool:
+        return self.prefix != self.base_prefix
+
+    def fingerprint(self) -> str:
+        """Return a digest of the interpreter and the names and times of what is installed."""
+        fields = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256((fields + _signature(self.sites)).encode()).hexdigest()
+
+
+def choose_interpreter(wanted: str | None, top: Path | None) -> str:
+    """Return the path of the interpreter to use: `wanted`, the project's own, the active one, ours.
+
+    Raise CommandMissingError when `wanted` is not there.
+    """
+    if wanted is not None:
+        return _wanted(wanted, top)
+    for folder in _ENVIRONMENT_FOLDERS if top else ():
+        path = Path(top or "", folder, "bin", "python")
+        if os.access(path, os.X_OK):
+            return str(path)
+    active = os.environ.get("VIRTUAL_ENV")
+    if active and os.access(os.path.join(active, "bin", "python"), os.X_OK):
+        return os.path.join(active, "bin", "python")
+    return sys.executable
+
+
+def _wanted(wanted: str, top: Path | None) -> str:
+    if os.sep not in wanted:
+        path = shutil.which(wanted) or ""
+    else:
+        candidate = Path(os.path.expanduser(wanted))
+        path = str(candidate if candidate.is_absolute() or not top else top / candidate)
+        if os.path.isdir(path):
+            path = os.path.join(path, "bin", "python")
+    if not os.access(path, os.X_OK):
+        raise CommandMissingError(
+            f"there is no interpreter `{wanted}`",
+            remedy="give the path of a Python, or of its environment, with `--python`",
+        )
+    return path
+
+
+def describe_interpreter(executable: str, cache: Cache) -> Interpreter:
+    """Return what `executable` is and has; raise CommandMissingError when it does not run."""
+    key = f"interpreter {executable} {_program_signature(executable)}"
+    known = cache.note(key)
+    if known is not None and known["signature"] == _signature(known["fields"]["sites"]):
+        return _from_fields(executable, known["fields"])
+    fields = _ask(executable)
+    cache.set_note(key, {"fields": fields, "signature": _signature(fields["sites"])})
+    return _from_fields(executable, fields)
+
+
+def _ask(executable: str) -> dict[str, Any]:
+    environment = git.plain_environment()
+    environment.pop("PYTHONPATH", None)
+    environment.pop("PYTHONHOME", None)
+    done = process.run_tool(
+        [executable, "-c", _QUESTION], cwd=Path("/"), env=environment, timeout_s=_DESCRIBE_S
+    )
+    try:
+        fields = json.loads(done.stdout)
+    except ValueError:
+        fields = None
+    if done.code != 0 or not isinstance(fields, dict):
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise CommandMissingError(
+            f"`{executable}` does not work as a Python interpreter"
+            + (f": {said[-1]}" if said else ""),
+            remedy="name one that does with `--python`, or make the environment anew",
+        )
+    return fields
+
+
+def _from_fields(executable: str, fields: dict[str, Any]) -> Interpreter:
+    major, minor, micro = fields["version"]
+    return Interpreter(
+        executable,
+        **{**fields, "version": (major, minor, micro), "sites": tuple(fields["sites"])},
+    )
+
+
+def _program_signature(executable: str) -> str:
+    parts = []
+    settings = os.path.join(os.path.dirname(os.path.dirname(executable)), "pyvenv.cfg")
+    for path in (executable, settings):
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            continue
+        parts.append(f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}")
+    return " ".join(parts)
+
+
+def _signature(sites: Iterable[str]) -> str:
+    """Return a digest of the names and times of all that lies directly in `sites`."""
+    digest = hashlib.sha256()
+    for folder in sites:
+        for name, modified_ns, size in sorted(_entries(folder)):
+            digest.update(f"{name}\0{modified_ns}\0{size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _entries(folder: str) -> Iterator[tuple[str, int, int]]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name != "__pycache__":
+                    status = entry.stat(follow_symlinks=False)
+                    yield entry.name, status.st_mtime_ns, status.st_size
+    except FileNotFoundError:
+        yield "absent", 0, 0
+
+
+def require_pytest(interpreter: Interpreter) -> None:
+    """Raise CommandMissingError, with the command that helps, when there is no usable pytest."""
+    install = f"`{interpreter.executable} -m pip install pytest` installs it"
+    if interpreter.pytest is None:
+        raise CommandMissingError(f"`{interpreter.executable}` has no pytest", remedy=install)
+    major = interpreter.pytest.split(".")[0]
+    if major.isdigit() and int(major) < 7:
+        raise CommandMissingError(
+            f"`{interpreter.executable}` has pytest {interpreter.pytest}, older than 7",
+            remedy=install.replace("install pytest", "install 'pytest>=7'"),
+        )

@@ -1,0 +1,261 @@
+"""The store: a bare repository of our own that borrows the user's objects.
+
+Worktrees, candidate branches and the objects of patches live here and nowhere else, so the
+user's `git worktree list`, `git branch`, index and object database never see them, and deleting
+the folder is a full clean-up (docs/adr/0001-store-of-our-own.md). `objects/info/alternates`
+names the user's object database; tags are mirrored, so that `git describe` answers in a sandbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandbox_engine import disk, git, lock
+from sandbox_engine.errors import RepositoryError, SandboxBusyError
+from sandbox_engine.verdict import CommitId, TreeId
+
+if TYPE_CHECKING:
+    import pygit2
+
+LOCK_WAIT_S = 60.0
+PASSED_KEPT = 200
+"""How many passed trees stay ready for promotion; older ones are forgotten first."""
+
+_CONFIG = b"""\
+[core]
+\trepositoryformatversion = 0
+\tfilemode = true
+\tbare = true
+\tlogallrefupdates = false
+\tuntrackedCache = false
+[index]
+\tversion = 4
+[advice]
+\tdetachedHead = false
+[gc]
+\tauto = 0
+"""
+_ATTRIBUTES = b"* -filter\n"
+_CACHEDIR_TAG = (
+    b"Signature: 8a477f597d28d172789f06886806bc55\n"
+    b"# This folder is a cache of sandbox-engine; see https://bford.info/cachedir/\n"
+)
+
+
+def cache_home() -> Path:
+    """Return the folder of all stores: `$XDG_CACHE_HOME/sandbox-engine`, or under `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return folder / "sandbox-engine"
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where the engine keeps what belongs to one user repository."""
+
+    folder: Path
+    repository: git.Repository
+
+    @property
+    def git_dir(self) -> Path:
+        return self.folder / "store.git"
+
+    @property
+    def slots(self) -> Path:
+        return self.folder / "slots"
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "cache.sqlite3"
+
+    @property
+    def compiled(self) -> Path:
+        """Where interpreters in sandboxes keep compiled files, beside nobody's sources."""
+        return self.folder / "compiled"
+
+    @functools.cached_property
+    def objects(self) -> pygit2.Repository:
+        """The store's objects together with the user's."""
+        return git.open_objects(self.git_dir)
+
+    @contextlib.contextmanager
+    def locked(self, name: str, wait_s: float = LOCK_WAIT_S) -> Iterator[int]:
+        """Hold the store's lock called `name`."""
+        path = self.folder / f"{name}.lock"
+        with lock.locked(path, timeout_s=wait_s, what=f"the store's {name}") as descriptor:
+            yield descriptor
+
+
+def open_store(repository: git.Repository, home: Path | None = None) -> Store:
+    """Return the repository's store, made or mended where needed.
+
+    Its settings are written anew whenever they are not as they should be: they decide what git
+    runs, and code in a sandbox may have reached them.
+    """
+    home = cache_home() if home is None else home
+    store = Store(home / repository.id, repository)
+    try:
+        _make_folders(home, store)
+        with store.locked("store"):
+            if not (store.git_dir / "HEAD").exists():
+                _init(store)
+            _settle(store)
+    except OSError as error:
+        raise git.foreign_failure(error, f"the store at `{store.folder}` cannot be used") from error
+    return store
+
+
+def _make_folders(home: Path, store: Store) -> None:
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    disk.write_if_changed(home / "CACHEDIR.TAG", _CACHEDIR_TAG)
+    store.folder.mkdir(exist_ok=True, mode=0o700)
+    store.slots.mkdir(exist_ok=True, mode=0o700)
+
+
+def _init(store: Store) -> None:
+    # A kill in the middle of `git init` leaves a folder without HEAD; it is made again whole.
+    disk.remove_tree(store.git_dir)
+    git.run_git(
+        ["init", "-q", "--bare", "--template=", "--initial-branch=none", store.git_dir],
+        env=git.sealed_environment(),
+    )
+
+
+def _settle(store: Store) -> None:
+    alternates = os.fsencode(store.repository.objects_dir)
+    if b"\n" in alternates or alternates.startswith((b'"', b"#")):
+        raise RepositoryError(
+            f"the repository's path {store.repository.objects_dir!s:.200} has a line break or "
+            "starts in a way that git's alternates cannot say",
+            remedy="move the repository to a path without it",
+        )
+    info = store.git_dir / "info"
+    info.mkdir(exist_ok=True)
+    (store.git_dir / "objects" / "info").mkdir(exist_ok=True)
+    disk.write_if_changed(store.git_dir / "config", _CONFIG)
+    disk.write_if_changed(info / "attributes", _ATTRIBUTES)
+    disk.write_if_changed(store.git_dir / "objects" / "info" / "alternates", alternates + b"\n")
+    shallow = store.repository.common_dir / "shallow"
+    if shallow.exists():
+        disk.write_if_changed(store.git_dir / "shallow", shallow.read_bytes())
+    else:
+        (store.git_dir / "shallow").unlink(missing_ok=True)
+
+
+def mirror_tags(store: Store) -> None:
+    """Make the store's tags those of the user; costs a few `stat` calls when nothing changed."""
+    with store.locked("tags"):
+        _mirror_tags(store)
+
+
+def _mirror_tags(store: Store) -> None:
+    seen = store.folder / "tags"
+    signature = _tags_signature(store.repository.common_dir)
+    try:
+        if seen.read_text() == signature:
+            return
+    except FileNotFoundError:
+        pass
+    wanted = _tags(store.repository.common_dir)
+    present = _tags(store.git_dir)
+    lines = [b"update %s %s\n" % item for item in wanted.items()]
+    lines += [b"delete %s\n" % name for name in present.keys() - wanted.keys()]
+    git.run_store_git(store.git_dir, ["update-ref", "--stdin"], input=b"".join(lines))
+    git.run_store_git(store.git_dir, ["pack-refs", "--all"])
+    disk.write_if_changed(seen, signature.encode())
+
+
+def _tags(git_dir: Path) -> dict[bytes, bytes]:
+    output = git.run_store_git(
+        git_dir, ["for-each-ref", "--format=%(refname) %(objectname)", "refs/tags/"]
+    )
+    pairs = (line.rsplit(b" ", 1) for line in output.splitlines())
+    return {name: target for name, target in pairs}
+
+
+def _tags_signature(common_dir: Path) -> str:
+    digest = hashlib.sha256()
+    for path in (common_dir / "packed-refs", *_loose_tags(common_dir / "refs" / "tags")):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        digest.update(f"{path}\0{status.st_mtime_ns}\0{status.st_size}\0{status.st_ino}\n".encode())
+    return digest.hexdigest()
+
+
+def _loose_tags(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(parent, name)
+
+
+def commit_candidate(store: Store, base: CommitId, tree: TreeId, message: str) -> CommitId:
+    """Return a commit of `tree` on `base` in the store; the same arguments give the same commit."""
+    import pygit2
+
+    parent = store.objects[base].peel(pygit2.Commit)
+    author = pygit2.Signature(
+        "sandbox-engine", "sandbox-engine@localhost", parent.commit_time, parent.commit_time_offset
+    )
+    try:
+        made = store.objects.create_commit(None, author, author, message, tree, [base])
+    except (OSError, pygit2.GitError) as error:
+        raise git.foreign_failure(error, "the candidate commit cannot be written") from error
+    return CommitId(str(made))
+
+
+def keep_passed(store: Store, tree: TreeId, commit: CommitId) -> None:
+    """Hold `commit`, whose tree passed, for a later promotion; the oldest are forgotten."""
+    folder = store.git_dir / "refs" / "passed"
+    folder.mkdir(parents=True, exist_ok=True)
+    store.objects.references.create(f"refs/passed/{tree}", commit, force=True)
+    names = [entry for entry in os.scandir(folder) if not entry.name.endswith(".lock")]
+    if len(names) > PASSED_KEPT:
+        names.sort(key=lambda entry: entry.stat().st_mtime_ns)
+        for entry in names[: len(names) - PASSED_KEPT]:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry.path)
+
+
+def clear(home: Path | None = None, *, repository: git.Repository | None = None) -> int:
+    """Remove the store of `repository`, or every store; return how many bytes were freed.
+
+    Raise SandboxBusyError, with nothing removed, when a sandbox of it is in use.
+    """
+    home = cache_home() if home is None else home
+    folders = [home / repository.id] if repository else sorted(_stores(home))
+    freed = 0
+    for folder in folders:
+        if folder.is_dir():
+            with _unused(folder):
+                freed += disk.size_of(folder)
+                disk.remove_tree(folder)
+    return freed
+
+
+def _stores(home: Path) -> Iterator[Path]:
+    if home.is_dir():
+        yield from (entry for entry in home.iterdir() if (entry / "store.git").is_dir())
+
+
+@contextlib.contextmanager
+def _unused(folder: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as held:
+        for path in [*folder.glob("*.lock"), *folder.glob("slots/*.state/lock")]:
+            descriptor = lock.try_lock(path)
+            if descriptor is None:
+                raise SandboxBusyError(
+                    f"the store at `{folder}` is in use (`{path.name}` is locked)",
+                    remedy="wait for the validation that runs, or end it, and try again",
+                )
+            held.callback(os.close, descriptor)
+        yield

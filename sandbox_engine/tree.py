@@ -1,0 +1,270 @@
+"""Candidate trees: a base commit and a patch become a tree, in memory and in our own store.
+
+Only the folders that the patch touches are written. Names are checked on bytes by `patch` before
+libgit2 sees one: libgit2 accepts some names that git would not check out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from sandbox_engine import git, patch
+from sandbox_engine.errors import PatchConflictError
+from sandbox_engine.patch import File, Patch
+from sandbox_engine.store import Store
+from sandbox_engine.verdict import CommitId, Finding, TreeId
+
+if TYPE_CHECKING:
+    import pygit2
+
+_TREE_MODE = 0o040000
+_LINK_MODE = 0o160000
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateTree:
+    """A base commit with every edit of a patch made.
+
+    `before` and `after` map each changed path to what it held and holds; None means absent.
+    """
+
+    id: TreeId
+    base: CommitId
+    base_tree: TreeId
+    before: Mapping[bytes, File | None]
+    after: Mapping[bytes, File | None]
+    renames: Mapping[bytes, bytes]
+
+    @property
+    def changed_paths(self) -> tuple[str, ...]:
+        """The changed paths, as text that is safe to show."""
+        return tuple(path.decode("utf-8", "backslashreplace") for path in sorted(self.after))
+
+    @property
+    def added(self) -> tuple[bytes, ...]:
+        """Paths that the candidate has and the base has not."""
+        return tuple(
+            path
+            for path, file in sorted(self.after.items())
+            if file is not None and self.before[path] is None
+        )
+
+
+def build_tree(store: Store, base: CommitId, base_tree: TreeId, edits: Patch) -> CandidateTree:
+    """Return `base` with every edit of `edits` made, or raise PatchError; no file is touched."""
+    import pygit2
+
+    objects = store.objects
+    root = objects[base_tree]
+    assert isinstance(root, pygit2.Tree)
+    before: dict[bytes, File | None] = {}
+
+    def read(path: bytes) -> File | None:
+        if path not in before:
+            before[path] = _read(objects, root, path)
+        return before[path]
+
+    changes = patch.apply_patch(edits, read)
+    _refuse_folders(root, changes.files)
+    try:
+        tree = _write(objects, root, _nested(changes.files))
+    except (OSError, pygit2.GitError) as error:
+        raise git.foreign_failure(error, "the candidate tree cannot be written") from error
+    return CandidateTree(
+        id=TreeId(str(tree or objects.TreeBuilder().write())),
+        base=base,
+        base_tree=base_tree,
+        before={path: read(path) for path in changes.files},
+        after=changes.files,
+        renames=changes.renames,
+    )
+
+
+def read_file(store: Store, tree: TreeId, path: bytes) -> File | None:
+    """Return the file at `path` of `tree`, or None."""
+    import pygit2
+
+    root = store.objects[tree]
+    assert isinstance(root, pygit2.Tree)
+    return _read(store.objects, root, path)
+
+
+def has_folder(store: Store, tree: TreeId, path: bytes) -> bool:
+    """Tell whether `tree` has a folder at `path`."""
+    import pygit2
+
+    root = store.objects[tree]
+    assert isinstance(root, pygit2.Tree)
+    return isinstance(_entry(root, path), pygit2.Tree)
+
+
+def first_party(store: Store, tree: TreeId, roots: tuple[str, ...]) -> frozenset[str]:
+    """Return the top-level modules that `tree` provides from `roots` (`""` is the tree itself)."""
+    import pygit2
+
+    names: set[str] = set()
+    top = store.objects[tree]
+    assert isinstance(top, pygit2.Tree)
+    for root in roots:
+        folder = _entry(top, os.fsencode(root)) if root else top
+        if isinstance(folder, pygit2.Tree):
+            names.update(_modules(folder))
+    return frozenset(names)
+
+
+def _modules(folder: pygit2.Tree) -> list[str]:
+    import pygit2
+
+    modules = []
+    for entry in folder:
+        name = entry.name or ""
+        if isinstance(entry, pygit2.Tree):
+            if name.isidentifier() and "__init__.py" in entry:
+                modules.append(name)
+        elif name.endswith(".py") and name[:-3].isidentifier():
+            modules.append(name[:-3])
+    return modules
+
+
+def _entry(tree: pygit2.Tree, path: bytes) -> pygit2.Object | None:
+    try:
+        return tree[os.fsdecode(path)]
+    except KeyError:
+        return None
+
+
+def _read(objects: pygit2.Repository, root: pygit2.Tree, path: bytes) -> File | None:
+    import pygit2
+
+    entry = _entry(root, path)
+    if entry is None or isinstance(entry, pygit2.Tree):
+        return None
+    if entry.filemode == _LINK_MODE:
+        return File(b"", _LINK_MODE)
+    assert isinstance(entry, pygit2.Blob)
+    return File(entry.data, int(entry.filemode))
+
+
+def _refuse_folders(root: pygit2.Tree, files: Mapping[bytes, File | None]) -> None:
+    """Refuse a file where a folder stays: libgit2 would silently drop the folder."""
+    import pygit2
+
+    findings = []
+    for path, file in files.items():
+        folder = _entry(root, path) if file is not None else None
+        if isinstance(folder, pygit2.Tree) and not _emptied(folder, path, files):
+            shown = path.decode("utf-8", "backslashreplace")
+            findings.append(
+                Finding(
+                    "path-conflict",
+                    f"`{shown}` is a folder in the base, so no file can be put there",
+                    path=shown,
+                    hint="give the file another name, or delete everything in the folder too",
+                )
+            )
+    if findings:
+        raise PatchConflictError(
+            findings[0].message, remedy=findings[0].hint or "", findings=findings
+        )
+
+
+def _emptied(folder: pygit2.Tree, path: bytes, files: Mapping[bytes, File | None]) -> bool:
+    import pygit2
+
+    for entry in folder:
+        inner = path + b"/" + (entry.raw_name or b"")
+        if isinstance(entry, pygit2.Tree):
+            if not _emptied(entry, inner, files):
+                return False
+        elif files.get(inner, entry) is not None:
+            return False
+    return True
+
+
+_Folder: TypeAlias = "dict[bytes, File | _Folder | None]"
+
+
+def _nested(files: Mapping[bytes, File | None]) -> _Folder:
+    nested: _Folder = {}
+    # Deletions first: a folder that gives way to a file, or a file to a folder, ends as the new.
+    for path, file in sorted(files.items(), key=lambda item: item[1] is not None):
+        *folders, name = path.split(b"/")
+        level = nested
+        for folder in folders:
+            inner = level.get(folder)
+            if not isinstance(inner, dict):
+                inner = level[folder] = {}
+            level = inner
+        level[name] = file
+    return nested
+
+
+def _write(
+    objects: pygit2.Repository, base: pygit2.Object | None, changes: _Folder
+) -> pygit2.Oid | None:
+    """Write `base` with `changes` and return its id, or None when nothing is left in it."""
+    import pygit2
+
+    old = base if isinstance(base, pygit2.Tree) else None
+    entries: dict[bytes, tuple[int, pygit2.Oid] | None] = {}
+    for name, change in changes.items():
+        if change is None:
+            entries[name] = None
+        elif isinstance(change, dict):
+            inner = _write(objects, _entry(old, name) if old else None, change)
+            entries[name] = None if inner is None else (_TREE_MODE, inner)
+        else:
+            entries[name] = (change.mode, objects.create_blob(change.content))
+    return _written(objects, old, entries)
+
+
+def _written(
+    objects: pygit2.Repository,
+    old: pygit2.Tree | None,
+    entries: Mapping[bytes, tuple[int, pygit2.Oid] | None],
+) -> pygit2.Oid | None:
+    if not all(_is_utf8(name) for name in entries):
+        return _written_by_git(objects, old, entries)
+    builder = objects.TreeBuilder(old) if old else objects.TreeBuilder()
+    for name, entry in entries.items():
+        if entry is not None:
+            builder.insert(name.decode(), entry[1], entry[0])
+        elif builder.get(name.decode()) is not None:
+            builder.remove(name.decode())
+    return builder.write() if len(builder) else None
+
+
+def _written_by_git(
+    objects: pygit2.Repository,
+    old: pygit2.Tree | None,
+    entries: Mapping[bytes, tuple[int, pygit2.Oid] | None],
+) -> pygit2.Oid | None:
+    """Do what `_written` does where a name is not UTF-8, which pygit2 cannot write."""
+    import pygit2
+
+    wanted = {(entry.raw_name or b""): (int(entry.filemode), entry.id) for entry in old or ()}
+    for name, entry in entries.items():
+        wanted.pop(name, None)
+        if entry is not None:
+            wanted[name] = entry
+    if not wanted:
+        return None
+    kinds = {_TREE_MODE: b"tree", _LINK_MODE: b"commit"}
+    lines = [
+        b"%06o %s %s\t%s\0" % (mode, kinds.get(mode, b"blob"), str(id).encode(), name)
+        for name, (mode, id) in wanted.items()
+    ]
+    made = git.run_store_git(Path(objects.path), ["mktree", "-z"], input=b"".join(lines))
+    return pygit2.Oid(hex=made.decode().strip())
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
