@@ -1,0 +1,15 @@
+"""Programs that run in the project's own interpreter, each one file of the standard library alone.
+
+They are run by path and never imported by the engine, but for `compile_complaint`, which is the
+same question asked in this process.
+"""
+
+from pathlib import Path
+
+from sandbox_engine.inside.sandbox_engine_compile import complaint as compile_complaint
+
+_HERE = Path(__file__).parent
+PROBE = _HERE / "sandbox_engine_probe.py"
+COMPILE = _HERE / "sandbox_engine_compile.py"
+
+__all__ = ["COMPILE", "PROBE", "compile_complaint"]

@@ -1,0 +1,454 @@
+"""Run pytest on the tree in the sandbox and report, over a pipe, what really happened.
+
+`python .../sandbox_engine_probe.py <arguments of pytest>` is the launcher: it sees to it that the
+sandbox's modules are imported and nobody else's, then runs pytest with this same file as a plugin.
+The plugin writes one JSON line for each event to a descriptor that the engine reads. Under
+xdist the workers load it too; they hand their modules to the main process, which alone writes.
+
+It runs in the project's own interpreter, beside its tests: Python 3.8 and later, pytest 7 and
+later, the standard library alone, and everything it needs is bound before the first test runs.
+
+PYTEST_DONT_REWRITE
+"""
+
+import json
+import os
+import sys
+from importlib.machinery import all_suffixes
+
+NAME = "sandbox_engine_probe"
+SETTINGS_ENV = "SANDBOX_ENGINE_PROBE"
+REPORT_ENV = "SANDBOX_ENGINE_REPORT_FD"
+MESSAGE_CHARS = 8000
+HEAD_CHARS = 2000
+MODULES_KEY = "sandbox_engine_modules"
+SETTINGS_KEY = "sandbox_engine_settings"
+NO_SETTINGS = {
+    "root": "",
+    "repo": "",
+    "environment": [],
+    "roots": [],
+    "first_party": [],
+    "early": False,
+}
+
+
+class Places:
+    """Where the sandbox, the user's repository and the environments are; all paths are real."""
+
+    def __init__(self, settings):
+        self.root = real(settings["root"])
+        self.repo = real(settings["repo"])
+        environment = settings["environment"]
+        if isinstance(environment, str):
+            environment = [environment]
+        self.environments = [real(path) for path in environment if path]
+        self.roots = [os.path.normpath(os.path.join(self.root, r)) for r in settings["roots"]]
+        self.first_party = frozenset(settings["first_party"])
+
+    def is_users(self, path):
+        """Whether real `path` is the user's own, of which the sandbox holds a copy."""
+        return (
+            is_inside(path, self.repo)
+            and not is_inside(path, self.root)
+            and not any(is_inside(path, environment) for environment in self.environments)
+        )
+
+    def counterpart(self, path):
+        """Return the sandbox's copy of the user's `path`; any other path as it is."""
+        if not isinstance(path, str) or not os.path.isabs(path):
+            return path
+        path_real = real(path)
+        if not self.is_users(path_real) or is_own(path_real):
+            return path
+        return os.path.normpath(os.path.join(self.root, os.path.relpath(path_real, self.repo)))
+
+    def is_first_party(self, name, path):
+        return (
+            name.partition(".")[0] in self.first_party
+            or is_inside(path, self.root)
+            or self.is_users(path)
+        )
+
+
+def real(path):
+    return os.path.realpath(path) if path else ""
+
+
+def is_inside(path, directory):
+    return bool(directory) and (path + os.sep).startswith(directory.rstrip(os.sep) + os.sep)
+
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def is_own(path):
+    """Whether `path` is this file or its folder: they may lie in a repository under test."""
+    return is_inside(path, real(HERE))
+
+
+def launch(arguments):
+    """Run pytest with `arguments` on the sandbox's modules; return its exit code."""
+    sys.modules[NAME] = sys.modules["__main__"]
+    settings = read_settings()
+    places = Places(settings)
+    sys.path[:] = [path for path in sys.path if real(path) != real(HERE)]
+    if not settings["early"]:
+        # A `pytest.py` in the tree must not take the place of pytest.
+        import _pytest  # noqa: F401
+        import pluggy  # noqa: F401
+        import pytest
+    redirect_imports(places)
+    sys.path[:] = list(dict.fromkeys(places.roots + [places.counterpart(p) for p in sys.path]))
+    # The workers of xdist get a copy of this path, and have to find this plugin on it.
+    sys.path.append(HERE)
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    children = places.roots + [places.counterpart(path) for path in inherited if path]
+    if children:
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(children))
+    import pytest  # noqa: F811
+
+    sys.argv[0] = os.path.join(os.path.dirname(pytest.__file__), "__main__.py")
+    return int(pytest.main(["-p", NAME] + arguments))
+
+
+def read_settings():
+    try:
+        given = json.loads(os.environ.get(SETTINGS_ENV, "{}"))
+    except (ValueError, AttributeError):
+        # In a worker of xdist `json` may be the tree's own.
+        given = {}
+    return dict(NO_SETTINGS, **given)
+
+
+def redirect_imports(places):
+    """Lead what editable installs have set up to the sandbox's copy of the user's files."""
+    for name, module in list(sys.modules.items()):
+        attributes = attributes_of(module)
+        if name.startswith("__editable__"):
+            mapping = attributes.get("MAPPING")
+            if isinstance(mapping, dict):
+                for package, path in list(mapping.items()):
+                    mapping[package] = existing(places.counterpart(path), path)
+            namespaces = attributes.get("NAMESPACES")
+            if isinstance(namespaces, dict):
+                for package, paths in list(namespaces.items()):
+                    namespaces[package] = [places.counterpart(path) for path in paths]
+        file = attributes.get("__file__")
+        if isinstance(file, str) and name != "__main__" and places.counterpart(file) != file:
+            # A `.pth` file imported it; the next import is to find the sandbox's.
+            del sys.modules[name]
+            continue
+        paths = attributes.get("__path__")
+        if isinstance(paths, list):
+            paths[:] = [places.counterpart(path) for path in paths]
+
+
+def existing(path, otherwise):
+    """Return `path` when there is a package or a module of that name, else `otherwise`."""
+    names = [path] + [path + suffix for suffix in all_suffixes()]
+    return path if any(map(os.path.exists, names)) else otherwise
+
+
+def attributes_of(module):
+    """Return what `module` holds without asking it: lazy modules import when they are asked."""
+    try:
+        attributes = object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return {}
+    return attributes if isinstance(attributes, dict) else {}
+
+
+def take_report_fd():
+    """Return the descriptor to report to, -1 for none; no child process gets to know it."""
+    try:
+        fd = int(os.environ.pop(REPORT_ENV, "-1"))
+        os.set_inheritable(fd, False)
+    except (ValueError, OSError):
+        return -1
+    return fd
+
+
+class Report:
+    """Writes numbered JSON lines to a descriptor until that fails for the first time.
+
+    Tests replace `os.write`, close descriptors that are not theirs and fork: what is needed is
+    held here, and a process other than the one that began, or another file under the same
+    number, is not written to.
+    """
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.count = 0
+        self.os = (os.write, os.fstat, os.getpid)
+        self.encode = json.JSONEncoder().encode if fd >= 0 else None
+        self.owner = os.getpid()
+        self.file = self.identity()
+
+    def identity(self):
+        fstat = self.os[1]
+        try:
+            status = fstat(self.fd)
+        except OSError:
+            return None
+        return (status.st_dev, status.st_ino)
+
+    def line(self, kind, **fields):
+        write, _, getpid = self.os
+        if self.file is None or getpid() != self.owner:
+            return
+        if self.identity() != self.file:
+            self.file = None
+            return
+        fields.update(n=self.count, kind=kind)
+        self.count += 1
+        text = memoryview((self.encode(fields) + "\n").encode("ascii"))
+        try:
+            while text:
+                text = text[write(self.fd, text) :]
+        except OSError:
+            self.file = None
+
+
+class Modules:
+    """Every first-party module that was seen, with its file.
+
+    One that was seen outside the sandbox stays so: a test may delete it from `sys.modules`.
+    """
+
+    def __init__(self, places):
+        self.places = places
+        self.files = {}
+        self.loaded = sys.modules
+        self.known = {}
+        self.directories = {}
+
+    def look(self):
+        for name, module in list(self.loaded.items()):
+            path = module_path(module)
+            if not isinstance(name, str) or path is None or self.known.get(name) == path:
+                continue
+            self.known[name] = path
+            path = self.real(path)
+            if not is_own(path) and self.places.is_first_party(name, path):
+                self.add(name, path)
+
+    def add(self, name, path):
+        name = printable(name)
+        if is_inside(self.files.get(name, self.places.root), self.places.root):
+            self.files[name] = printable(path)
+
+    def real(self, path):
+        """Return the real path; a thousand modules lie in a hundred directories."""
+        directory, base = os.path.split(os.path.abspath(path))
+        if os.path.islink(path):
+            return real(path)
+        if directory not in self.directories:
+            self.directories[directory] = real(directory)
+        return os.path.join(self.directories[directory], base)
+
+
+def module_path(module):
+    """Return the file of a module, or the first folder of a namespace package, or None."""
+    attributes = attributes_of(module)
+    path = attributes.get("__file__")
+    if path is None:
+        try:
+            path = next(iter(attributes.get("__path__") or ()), None)
+        except Exception:
+            return None
+    return path if isinstance(path, str) else None
+
+
+def printable(text):
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class Worker:
+    """The plugin in a worker of xdist: it hands over the modules that it saw."""
+
+    def __init__(self, config):
+        self.config = config
+        self.modules = Modules(Places(config.workerinput.get(SETTINGS_KEY) or read_settings()))
+
+    def pytest_collection_finish(self):
+        self.modules.look()
+
+    def pytest_sessionfinish(self):
+        self.modules.look()
+        self.config.workeroutput[MODULES_KEY] = self.modules.files
+
+
+class Main:
+    """The plugin in the main process: it writes the report."""
+
+    def __init__(self, config, report):
+        self.report = report
+        self.settings = read_settings()
+        self.modules = Modules(Places(self.settings))
+        self.session = None
+        self.is_over = False
+        self.collected = None
+        self.broken = set()
+        self.open = {}
+        self.counts = {}
+        self.has_workers = config.pluginmanager.hasplugin("dsession")
+
+    def pytest_sessionstart(self, session):
+        import pytest
+
+        self.session = session
+        self.has_workers = session.config.pluginmanager.hasplugin("dsession")
+        version = ".".join(map(str, sys.version_info[:3]))
+        self.report.line(
+            "start", python=version, pytest=pytest.__version__, xdist=self.has_workers
+        )
+
+    def pytest_collection_finish(self, session):
+        if not self.has_workers:
+            self.collect([item.nodeid for item in session.items])
+        self.modules.look()
+
+    def pytest_xdist_node_collection_finished(self, ids):
+        self.collect(list(ids))
+
+    def collect(self, ids):
+        if self.collected is None:
+            self.collected = len(ids)
+            self.report.line("collected", ids=[printable(node_id) for node_id in ids])
+
+    def pytest_configure_node(self, node):
+        node.workerinput[SETTINGS_KEY] = self.settings
+
+    def pytest_testnodedown(self, node):
+        handed = getattr(node, "workeroutput", None) or {}
+        for name, path in (handed.get(MODULES_KEY) or {}).items():
+            self.modules.add(name, path)
+
+    def pytest_collectreport(self, report):
+        # Under xdist every worker reports the same error.
+        if report.failed and report.nodeid not in self.broken:
+            self.broken.add(report.nodeid)
+            self.report.line(
+                "collect-error", id=printable(report.nodeid), message=message_of(report)
+            )
+
+    def pytest_runtest_logreport(self, report):
+        key = (report.nodeid, getattr(report, "worker_id", None))
+        if report.outcome == "rerun":
+            self.open.pop(key, None)
+            return
+        if report.when == "setup":
+            self.open[key] = Test()
+        test = self.open.setdefault(key, Test())
+        test.add(report)
+        # A worker that crashed has no phase.
+        if report.when not in ("setup", "call"):
+            del self.open[key]
+            self.close(report.nodeid, test)
+
+    def close(self, node_id, test):
+        self.counts[test.outcome] = self.counts.get(test.outcome, 0) + 1
+        self.report.line(
+            "test",
+            id=printable(node_id),
+            outcome=test.outcome,
+            duration_s=round(test.duration_s, 6),
+            message=test.message,
+        )
+
+    def pytest_sessionfinish(self, session):
+        self.session = session
+        self.is_over = True
+        self.modules.look()
+
+    def pytest_unconfigure(self):
+        if not self.is_over:
+            return
+        self.modules.look()
+        self.report.line("modules", modules=self.modules.files)
+        self.report.line("end", exit=int(self.session.exitstatus), counts=self.counts)
+
+
+class Test:
+    """One test while its phases come in."""
+
+    RANK = ("passed", "skipped", "xfailed", "xpassed", "error", "failed")
+
+    __test__ = False
+
+    def __init__(self):
+        self.outcome = "passed"
+        self.duration_s = 0.0
+        self.message = None
+
+    def add(self, report):
+        duration = getattr(report, "duration", 0.0)
+        self.duration_s += duration if isinstance(duration, (int, float)) else 0.0
+        outcome = outcome_of(report)
+        # A subtest that was skipped says nothing about its test; one that failed does.
+        if is_subtest(report) and outcome != "failed":
+            return
+        if self.RANK.index(outcome) > self.RANK.index(self.outcome):
+            self.outcome = outcome
+            self.message = message_of(report)
+
+
+def is_subtest(report):
+    return type(report).__name__.lower() == "subtestreport"
+
+
+def outcome_of(report):
+    if report.outcome == "skipped":
+        return "xfailed" if hasattr(report, "wasxfail") else "skipped"
+    if report.outcome == "passed":
+        return "xpassed" if hasattr(report, "wasxfail") else "passed"
+    return "error" if report.when in ("setup", "teardown") else "failed"
+
+
+def message_of(report):
+    """Return what a report says, its assertion first when it is too long to be kept whole."""
+    try:
+        if hasattr(report, "wasxfail"):
+            return printable(report.wasxfail)[:MESSAGE_CHARS]
+        longrepr = report.longrepr
+        if isinstance(longrepr, tuple) and len(longrepr) == 3:
+            return printable(longrepr[2])[:MESSAGE_CHARS]
+        text = printable(report.longreprtext)
+        if len(text) <= MESSAGE_CHARS:
+            return text
+        crash = printable(getattr(getattr(longrepr, "reprcrash", None), "message", text))
+        head = crash[:HEAD_CHARS] + "\n[...]\n"
+        return head + text[len(head) - MESSAGE_CHARS :]
+    except Exception as error:
+        return printable("the report cannot be shown: " + type(error).__name__)
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        plugin = Worker(config)
+    else:
+        fd = REPORT_FD if REPORT_FD >= 0 else take_report_fd()
+        plugin = Main(config, Report(fd))
+        mark_hooks()
+    config.pluginmanager.register(plugin, NAME + "_session")
+
+
+def mark_hooks():
+    """Mark the hooks that only xdist knows, and the one that has to be last."""
+    from pytest import hookimpl
+
+    hookimpl(optionalhook=True)(Main.pytest_xdist_node_collection_finished)
+    hookimpl(optionalhook=True)(Main.pytest_configure_node)
+    hookimpl(optionalhook=True)(Main.pytest_testnodedown)
+    hookimpl(trylast=True)(Main.pytest_unconfigure)
+    hookimpl(trylast=True)(Main.pytest_sessionfinish)
+
+
+REPORT_FD = -1
+
+if __name__ == "__main__":
+    REPORT_FD = take_report_fd()
+    sys.exit(launch(sys.argv[1:]))
+elif __name__ == NAME and "PYTEST_XDIST_WORKER" in os.environ:
+    redirect_imports(Places(read_settings()))

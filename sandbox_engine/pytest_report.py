@@ -1,0 +1,198 @@
+"""What the probe wrote about a test session, read with suspicion.
+
+The pipe is open to the code under test, so every line may be forged, cut or nonsense. Reading
+never raises: where the stream cannot have come from one undisturbed session, `torn` says why, and
+what was read up to there is kept for the user to see.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from sandbox_engine.verdict import TestOutcome, TestRecord
+
+MAX_ID_CHARS = 4_000
+MAX_MESSAGE_CHARS = 16_000
+MAX_LINES = 2_000_000
+MAX_LINE_BYTES = 32 * 1024**2
+"""What JSON becomes in memory is up to twenty times as large."""
+_MAX_DURATION_S = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class PytestReport:
+    """One test session as its probe told it.
+
+    `ids` are the collected tests and `collected` is their number, None when collection did not
+    come that far; `modules` maps each first-party module to the file it was loaded from;
+    `collect_errors` are records whose node id is a file or a folder.
+    """
+
+    started: bool = False
+    ended: bool = False
+    exit_code: int | None = None
+    python: str = ""
+    pytest: str = ""
+    tests: tuple[TestRecord, ...] = ()
+    ids: tuple[str, ...] = ()
+    collected: int | None = None
+    collect_errors: tuple[TestRecord, ...] = ()
+    modules: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    torn: str | None = None
+
+
+class _Torn(Exception):
+    """The stream is not what one session writes; the text says why."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What has been read so far."""
+
+    start: tuple[str, str] | None = None
+    exit_code: int | None = None
+    tests: list[TestRecord] = field(default_factory=list)
+    ids: tuple[str, ...] | None = None
+    collect_errors: list[TestRecord] = field(default_factory=list)
+    modules: dict[str, str] | None = None
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        kind = line.get("kind")
+        if self.exit_code is not None:
+            raise _Torn("it goes on after its end")
+        if (kind == "start") != (self.start is None):
+            raise _Torn("two sessions wrote it" if kind == "start" else "it has no beginning")
+        match kind:
+            case "start":
+                self.start = (_text(line, "python"), _text(line, "pytest"))
+            case "collected":
+                self._take_ids(line)
+            case "collect-error":
+                self.collect_errors.append(_record(line, TestOutcome.ERROR, 0.0))
+            case "test":
+                self.tests.append(_record(line, _outcome(line), _duration(line)))
+            case "modules":
+                self._take_modules(line)
+            case "end":
+                self._take_end(line)
+            case _:
+                raise _Torn("it holds a line of no known kind")
+
+    def _take_ids(self, line: Mapping[str, Any]) -> None:
+        ids = line.get("ids")
+        if self.ids is not None or not isinstance(ids, list):
+            raise _Torn("its list of collected tests is malformed or doubled")
+        self.ids = tuple(_clean(node_id, MAX_ID_CHARS) for node_id in ids)
+
+    def _take_modules(self, line: Mapping[str, Any]) -> None:
+        modules = line.get("modules")
+        if self.modules is not None or not isinstance(modules, dict):
+            raise _Torn("its list of modules is malformed or doubled")
+        self.modules = {
+            _clean(name, MAX_ID_CHARS): _clean(file, MAX_ID_CHARS) for name, file in modules.items()
+        }
+
+    def _take_end(self, line: Mapping[str, Any]) -> None:
+        if self.modules is None:
+            raise _Torn("it ends without a list of modules")
+        if line.get("counts") != dict(Counter(test.outcome.value for test in self.tests)):
+            raise _Torn("its counts are not those of the tests it names")
+        exit_code = line.get("exit")
+        if not _is_int(exit_code):
+            raise _Torn("its exit code is no number")
+        self.exit_code = exit_code
+
+    def report(self, torn: str | None) -> PytestReport:
+        python, pytest = self.start or ("", "")
+        return PytestReport(
+            started=self.start is not None,
+            ended=self.exit_code is not None,
+            exit_code=self.exit_code,
+            python=python,
+            pytest=pytest,
+            tests=tuple(self.tests),
+            ids=self.ids or (),
+            collected=None if self.ids is None else len(self.ids),
+            collect_errors=tuple(self.collect_errors),
+            modules=MappingProxyType(self.modules or {}),
+            torn=torn,
+        )
+
+
+def parse_report(report: bytes) -> PytestReport:
+    """Return what `report` says; never raises, whatever is in it.
+
+    A stream that stops early, at the end of a line, is not torn: its session did not end.
+    """
+    reading = _Reading()
+    start = 0
+    try:
+        for number in range(MAX_LINES):
+            if start == len(report):
+                return reading.report(None)
+            stop = report.find(b"\n", start)
+            if stop < 0:
+                raise _Torn("it stops in the middle of a line")
+            if stop - start > MAX_LINE_BYTES:
+                raise _Torn("one of its lines is too long")
+            reading.take(_line(report[start:stop], number))
+            start = stop + 1
+        raise _Torn("it has too many lines")
+    except _Torn as torn:
+        return reading.report(str(torn))
+
+
+def _line(raw: bytes, number: int) -> Mapping[str, Any]:
+    try:
+        line = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise _Torn(f"line {number + 1} is not JSON") from None
+    if not isinstance(line, dict):
+        raise _Torn(f"line {number + 1} is not an object")
+    if not _is_int(line.get("n")) or line["n"] != number:
+        raise _Torn(f"line {number + 1} is out of order")
+    return line
+
+
+def _record(line: Mapping[str, Any], outcome: TestOutcome, duration_s: float) -> TestRecord:
+    message = line.get("message")
+    if message is not None:
+        message = _clean(message, MAX_MESSAGE_CHARS)
+    return TestRecord(_text(line, "id"), outcome, duration_s, message)
+
+
+def _outcome(line: Mapping[str, Any]) -> TestOutcome:
+    try:
+        return TestOutcome(_text(line, "outcome"))
+    except ValueError:
+        raise _Torn("a test has no known outcome") from None
+
+
+def _duration(line: Mapping[str, Any]) -> float:
+    duration = line.get("duration_s")
+    if isinstance(duration, bool) or not isinstance(duration, int | float):
+        raise _Torn("the duration of a test is no number")
+    if not abs(duration) < _MAX_DURATION_S:
+        raise _Torn("the duration of a test is no time")
+    # The clock of a test may be set back.
+    return max(0.0, float(duration))
+
+
+def _text(line: Mapping[str, Any], name: str) -> str:
+    return _clean(line.get(name), MAX_ID_CHARS)
+
+
+def _clean(value: object, limit: int) -> str:
+    """Return `value` as text that can be stored and printed, cut to `limit` characters."""
+    if not isinstance(value, str):
+        raise _Torn("a name or a message is no text")
+    return value[:limit].encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
