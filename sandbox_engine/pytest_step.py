@@ -1,0 +1,263 @@
+"""pytest in a sandbox, and what its report proves.
+
+PASSED needs a session that ended, a test that ran, none that failed, and every first-party module
+from inside the sandbox. Exit codes and output are claims by the code under test; the report comes
+over a pipe from our own plugin (docs/adr/0003-proof-over-a-pipe.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox_engine import inside
+from sandbox_engine.interpreter import Interpreter
+from sandbox_engine.process import Completed, Limits, Stop
+from sandbox_engine.pytest_report import PytestReport, parse_report
+from sandbox_engine.sandbox import Sandbox
+from sandbox_engine.verdict import Finding, Outcome, StepResult, TestOutcome, TestRecord
+
+REPORT_ENV = "SANDBOX_ENGINE_REPORT_FD"
+SETTINGS_ENV = "SANDBOX_ENGINE_PROBE"
+PYTEST_NEEDS = frozenset(
+    {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli"}
+)
+_NAMED = 5
+_OUTPUT_SHOWN = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """How pytest is to be run for one candidate.
+
+    `roots` are source roots relative to the sandbox, `first_party` the top-level modules they
+    provide in the base or in the candidate. `is_early` says that the tree provides what pytest
+    itself imports, so that the roots must come first. `workers` is 0 for a run without xdist.
+    """
+
+    interpreter: Interpreter
+    repository_top: Path | None
+    roots: tuple[str, ...]
+    first_party: frozenset[str]
+    is_early: bool
+    workers: int = 0
+
+
+def run_pytest(
+    name: str, sandbox: Sandbox, session: Session, arguments: Sequence[str], limits: Limits
+) -> tuple[StepResult, PytestReport]:
+    """Run pytest with `arguments`; return what it proves and the report that proves it.
+
+    Under xdist a red test counts only if it is red alone too: not every suite may be split.
+    """
+    done, report = _run(sandbox, session, arguments, session.workers, limits)
+    result = judge_session(name, done, report, sandbox, session)
+    if session.workers and result.outcome is not Outcome.PASSED:
+        done, report = _run(sandbox, session, arguments, 0, limits)
+        result = judge_session(name, done, report, sandbox, session)
+    return result, report
+
+
+def _run(
+    sandbox: Sandbox, session: Session, arguments: Sequence[str], workers: int, limits: Limits
+) -> tuple[Completed, PytestReport]:
+    parallel = ["-n", str(workers), "--max-worker-restart=0"] if workers else []
+    done = sandbox.run(
+        [
+            session.interpreter.executable,
+            str(inside.PROBE),
+            f"--rootdir={sandbox.root}",
+            "--color=no",
+            *parallel,
+            *arguments,
+        ],
+        limits,
+        variables={SETTINGS_ENV: _settings(sandbox, session)},
+        report_env=REPORT_ENV,
+    )
+    return done, parse_report(done.report)
+
+
+def _settings(sandbox: Sandbox, session: Session) -> str:
+    top = session.repository_top
+    return json.dumps(
+        {
+            "root": str(sandbox.root),
+            "repo": str(top) if top else "",
+            "environment": [session.interpreter.prefix],
+            "roots": list(session.roots),
+            "first_party": sorted(session.first_party),
+            "early": session.is_early,
+        }
+    )
+
+
+def judge_session(
+    name: str, done: Completed, report: PytestReport, sandbox: Sandbox, session: Session
+) -> StepResult:
+    """Return what the session proves; anything short of a proof is INCONCLUSIVE."""
+    output = tail(done)
+    doubt = _doubt(done, report)
+    if doubt is not None:
+        reason, hint = doubt
+        return StepResult(
+            name, Outcome.INCONCLUSIVE, reason=reason, hint=hint, tests=report.tests,
+            output=output, recurs=False,
+        )  # fmt: skip
+    strangers = outside_modules(report.modules, sandbox.root, session)
+    if strangers:
+        return _not_the_patched_code(name, strangers, report, output)
+    red = [test for test in (*report.collect_errors, *report.tests) if test.outcome.is_red]
+    tests = (*report.collect_errors, *report.tests)
+    if red or done.code == 1:
+        return StepResult(
+            name, Outcome.FAILED, reason=_failed(red, len(tests)), hint=_FAILED_HINT,
+            tests=tests, output=output,
+        )  # fmt: skip
+    return StepResult(name, Outcome.PASSED, tests=tests, output=output)
+
+
+_FAILED_HINT = "the assertion texts above say what each test expected"
+
+
+def _failed(red: Sequence[TestRecord], total: int) -> str:
+    if not red:
+        return "pytest exited with 1 although no test failed, as a coverage gate does"
+    named = ", ".join(test.node_id for test in red[:_NAMED])
+    more = f" and {len(red) - _NAMED} more" if len(red) > _NAMED else ""
+    return f"{len(red)} of {total} tests failed: {named}{more}"
+
+
+def _doubt(done: Completed, report: PytestReport) -> tuple[str, str] | None:
+    """Return why the session proves nothing and what to do, or None when it can be judged."""
+    if done.stop is not None:
+        return stopped(done.stop)
+    if report.torn is not None:
+        return (
+            f"the report from the test session cannot be trusted: {report.torn}",
+            "tests must not write to descriptors that they did not open",
+        )
+    if not report.started:
+        return f"pytest did not start ({ended(done)}){_last_line(done)}", _START_HINT
+    if not report.ended or report.exit_code != done.code:
+        return (
+            f"the test session did not end properly ({ended(done)})",
+            "look for a crash, or for a call of `os._exit`, in the output",
+        )
+    if done.code not in (0, 1, 2, 5):
+        return f"pytest could not run the tests ({ended(done)}){_last_line(done)}", _START_HINT
+    if report.collect_errors:
+        return None
+    if done.code == 2:
+        return "the test session was interrupted", "look for the cause in the output"
+    if not any(test.outcome is not TestOutcome.SKIPPED for test in report.tests):
+        return "no test ran, so nothing was proved", "check `testpaths` and the step's arguments"
+    if done.code == 0 and report.collected is not None and len(report.tests) < report.collected:
+        return (
+            f"{report.collected} tests were collected and only {len(report.tests)} reported",
+            "look for a crash in the output",
+        )
+    return None
+
+
+_START_HINT = (
+    "run the same tests without the patch; an option or plugin that the project's configuration "
+    "names may not be installed in this interpreter's environment"
+)
+
+
+def stopped(stop: Stop) -> tuple[str, str]:
+    """Return why a run was stopped, in words, and what to do about it."""
+    return {
+        Stop.TIME_OUT: (
+            "it took longer than allowed, and all it had started was ended",
+            "look for a loop that does not end, or raise `timeout_s`",
+        ),
+        Stop.OUTPUT: (
+            "it wrote more than allowed, and was ended",
+            "make it quieter, or raise `output_bytes`",
+        ),
+        Stop.MEMORY: (
+            "it used more memory than allowed, and was ended",
+            "look for what grows without bound, or raise `memory_bytes`",
+        ),
+        Stop.SUPERVISOR_LOST: (
+            "the process that watches over the run was killed from inside it",
+            "code under test must not kill processes that it did not start",
+        ),
+    }[stop]
+
+
+def ended(done: Completed) -> str:
+    """Return how a run ended, in words."""
+    if done.code is None:
+        return "no exit code"
+    return f"signal {-done.code}" if done.code < 0 else f"exit code {done.code}"
+
+
+def _last_line(done: Completed) -> str:
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    lines = [line for line in lines if line.strip()] or done.stdout.decode(
+        "utf-8", "replace"
+    ).strip().splitlines()
+    return f": {lines[-1][:300]}" if lines else ""
+
+
+def outside_modules(
+    modules: Mapping[str, str], root: Path, session: Session
+) -> list[tuple[str, str]]:
+    """Return the first-party modules that were loaded from elsewhere than the sandbox."""
+    inside_of = os.path.realpath(root) + os.sep
+    top = session.repository_top
+    repository = os.path.realpath(top) + os.sep if top else None
+    environment = os.path.realpath(session.interpreter.prefix) + os.sep
+    strangers = []
+    for name, file in sorted(modules.items()):
+        real = os.path.realpath(file)
+        if (real + os.sep).startswith(inside_of):
+            continue
+        is_users = (
+            repository is not None
+            and real.startswith(repository)
+            and not real.startswith(environment)
+        )
+        if is_users or name.partition(".")[0] in session.first_party:
+            strangers.append((name, file))
+    return strangers
+
+
+def _not_the_patched_code(
+    name: str, strangers: Sequence[tuple[str, str]], report: PytestReport, output: str
+) -> StepResult:
+    findings = tuple(
+        Finding("outside-module", f"`{module}` was loaded from `{file}`", path=file)
+        for module, file in strangers[:_NAMED]
+    )
+    module, file = strangers[0]
+    more = f", and {len(strangers) - 1} more," if len(strangers) > 1 else ""
+    return StepResult(
+        name,
+        Outcome.INCONCLUSIVE,
+        reason=f"the tests did not run on the patched code: `{module}`{more} came from `{file}`",
+        hint="name the folders that hold the packages in `source_roots`, so that the sandbox's "
+        "copy is imported instead of the installed one",
+        findings=findings,
+        tests=report.tests,
+        output=output,
+        recurs=False,
+    )
+
+
+def tail(done: Completed) -> str:
+    """Return the end of what a run wrote, standard error last."""
+    text = (done.stdout + done.stderr).decode("utf-8", "replace")
+    return text[-_OUTPUT_SHOWN:]
+
+
+def without_tests(files: Iterable[str], report: PytestReport) -> list[str]:
+    """Return those of `files` from which the session collected no test."""
+    collected = {node_id.split("::")[0] for node_id in report.ids}
+    return [file for file in files if file not in collected]

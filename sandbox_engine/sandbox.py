@@ -1,0 +1,304 @@
+"""Sandboxes: a leased directory that holds exactly one tree, and the only way to run code in it.
+
+Slots are real git worktrees of the store that are used again and again: moving one from the tree
+it holds to the one wanted costs a fraction of making it (docs/adr/0002-reused-slots.md). A slot
+is leased under a lock that its run's processes hold too, so that the next lease never meets
+them. Its `state` file says `moving` or `running` while it cannot be trusted, so that a kill at any
+moment is seen and mended by the next lease.
+
+Steps use `Sandbox.run` and `Sandbox.read` and open no path themselves: a sandbox may come to
+exist only inside a mount namespace of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox_engine import carry, disk, git, lock, process
+from sandbox_engine.carry import Carried
+from sandbox_engine.errors import GitError, SandboxBusyError
+from sandbox_engine.process import Completed, Limits
+from sandbox_engine.store import Store
+from sandbox_engine.verdict import CommitId
+
+_POLL_S = 0.05
+_ALLOWED = ("PATH", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "SHELL")
+_SCRATCH = re.compile(r"se-[0-9a-f]{12}")
+_GIT_CONFIG = b"[user]\n\tname = sandbox\n\temail = sandbox@localhost\n"
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One worktree of the store, with what belongs to it."""
+
+    store: Store
+    number: int
+
+    @property
+    def root(self) -> Path:
+        return self.store.slots / str(self.number)
+
+    @property
+    def folder(self) -> Path:
+        """What the engine keeps about the slot, beside the worktree."""
+        return self.store.slots / f"{self.number}.state"
+
+    @property
+    def admin(self) -> Path:
+        return self.store.git_dir / "worktrees" / str(self.number)
+
+    @property
+    def index(self) -> Path:
+        """Our own index: a test that runs git in the worktree changes the worktree's."""
+        return self.folder / "index"
+
+    @property
+    def branch(self) -> str:
+        return f"candidate/{self.number}"
+
+    @property
+    def marker(self) -> str:
+        return f"{self.store.folder.name}/{self.number}"
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A directory that holds exactly one tree, for as long as its lease lasts."""
+
+    root: Path
+    _scratch: Path
+    _variables: Mapping[str, str]
+    _marker: str
+    _lease: int
+    isolation: str = "none"
+
+    def run(
+        self,
+        argv: list[str],
+        limits: Limits,
+        *,
+        variables: Mapping[str, str] | None = None,
+        report_env: str | None = None,
+    ) -> Completed:
+        """Run `argv` in the sandbox's root and return how it ended; nothing it started is left.
+
+        `variables` are added to its environment; `report_env` names the one that holds the
+        descriptor of the report pipe.
+        """
+        return process.run_contained(
+            argv,
+            cwd=self.root,
+            env={**self._variables, **(variables or {})},
+            limits=limits,
+            keep_fds=(self._lease,),
+            report_env=report_env,
+            marker=self._marker,
+        )
+
+    def read(self, path: str) -> bytes | None:
+        """Return the bytes of the regular file at `path`, or None; links are not followed."""
+        current = self.root
+        for part in Path(path).parts[:-1]:
+            current /= part
+            if not current.is_dir() or current.is_symlink():
+                return None
+        try:
+            descriptor = os.open(self.root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+
+
+def allowed_variables(names: tuple[str, ...]) -> dict[str, str]:
+    """Return what a run sees of our environment: a short list, and the variables in `names`."""
+    wanted = {*_ALLOWED, *names}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in wanted or name.startswith("LC_")
+    }
+
+
+@contextlib.contextmanager
+def open_sandbox(
+    store: Store,
+    commit: CommitId,
+    *,
+    variables: Mapping[str, str],
+    carried: Carried,
+    slots: int,
+    wait_s: float,
+) -> Iterator[Sandbox]:
+    """Lease a slot, make it hold exactly the tree of `commit`, and yield it.
+
+    Raise SandboxBusyError when all of `slots` stay taken for `wait_s` seconds.
+    """
+    with _leased(store, slots, wait_s) as (slot, lease):
+        _recover(slot)
+        _write_state(slot, "moving")
+        _move(slot, commit, lease)
+        carry.place(carried, slot.root)
+        disk.remove_tree(_compiled(slot))
+        with _scratch(slot) as scratch:
+            _write_state(slot, "running")
+            private = {
+                "HOME": str(scratch / "home"),
+                "TMPDIR": str(scratch / "tmp"),
+                "TERM": "dumb",
+                "PYTHONPYCACHEPREFIX": str(store.compiled),
+            }
+            yield Sandbox(slot.root, scratch, {**variables, **private}, slot.marker, lease)
+        _write_state(slot, "released")
+
+
+@contextlib.contextmanager
+def _leased(store: Store, slots: int, wait_s: float) -> Iterator[tuple[_Slot, int]]:
+    deadline = time.monotonic() + wait_s
+    while (taken := _try_lease(store, slots)) is None:
+        if time.monotonic() >= deadline:
+            raise SandboxBusyError(
+                f"all {slots} sandboxes of `{store.repository.name}` stayed taken for {wait_s:g} s",
+                remedy="wait for other validations to end, or raise `slots` in the configuration",
+            )
+        time.sleep(_POLL_S)
+    slot, lease = taken
+    try:
+        yield slot, lease
+    finally:
+        os.close(lease)
+
+
+def _try_lease(store: Store, slots: int) -> tuple[_Slot, int] | None:
+    for number in range(slots):
+        slot = _Slot(store, number)
+        slot.folder.mkdir(exist_ok=True, mode=0o700)
+        lease = lock.try_lock(slot.folder / "lock")
+        if lease is not None:
+            return slot, lease
+    return None
+
+
+def _state(slot: _Slot) -> str:
+    try:
+        return (slot.folder / "state").read_text()
+    except FileNotFoundError:
+        return "new"
+
+
+def _write_state(slot: _Slot, state: str) -> None:
+    (slot.folder / "state").write_text(state)
+
+
+def _recover(slot: _Slot) -> None:
+    """Clear away what a run that was killed left: its processes, git's locks, its scratch."""
+    if _state(slot) == "released":
+        return
+    process.kill_marked(slot.marker)
+    for path in (
+        slot.index.with_name("index.lock"),
+        slot.admin / "index.lock",
+        slot.admin / "HEAD.lock",
+        slot.store.git_dir / "refs" / "heads" / f"{slot.branch}.lock",
+    ):
+        path.unlink(missing_ok=True)
+    _remove_scratch(slot)
+
+
+def _move(slot: _Slot, commit: CommitId, lease: int) -> None:
+    """Make the worktree hold exactly the tree of `commit`, whatever it holds now."""
+    if not _is_intact(slot):
+        _rebuild(slot, commit, lease)
+    try:
+        _check_out(slot, commit, lease)
+    except GitError:
+        # A read-only folder of the last run, or an index that was torn: made anew, it is neither.
+        _rebuild(slot, commit, lease)
+        _check_out(slot, commit, lease)
+
+
+def _is_intact(slot: _Slot) -> bool:
+    """Tell whether the worktree and its administration still point at each other."""
+    try:
+        return (
+            stat.S_ISDIR(slot.root.lstat().st_mode)
+            and stat.S_ISREG((slot.root / ".git").lstat().st_mode)
+            and (slot.root / ".git").read_text() == f"gitdir: {slot.admin}\n"
+            and (slot.admin / "gitdir").read_text() == f"{slot.root}/.git\n"
+            and (slot.admin / "commondir").read_text() == "../..\n"
+        )
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _rebuild(slot: _Slot, commit: CommitId, lease: int) -> None:
+    disk.remove_tree(slot.root)
+    slot.index.unlink(missing_ok=True)
+    # `git worktree add` races with itself: 8 % fail eight at a time.
+    with slot.store.locked("worktrees"):
+        disk.remove_tree(slot.admin)
+        git.run_store_git(
+            slot.store.git_dir,
+            ["worktree", "add", "-q", "-f", "--detach", "--no-checkout", str(slot.root), commit],
+            keep_fds=(lease,),
+        )
+
+
+def _check_out(slot: _Slot, commit: CommitId, lease: int) -> None:
+    for arguments in (
+        ["checkout", "-q", "-f", "-B", slot.branch, commit],
+        ["clean", "-q", "-ffdx"],
+    ):
+        git.run_store_git(
+            slot.admin, arguments, work_tree=slot.root, index=slot.index, keep_fds=(lease,)
+        )
+    disk.write_whole(slot.admin / "index", slot.index.read_bytes())
+
+
+def _compiled(slot: _Slot) -> Path:
+    """Where PYTHONPYCACHEPREFIX puts what is compiled of the slot's own files.
+
+    Removed for each run: a compiled file whose source has the same size and second is believed.
+    """
+    return Path(f"{slot.store.compiled}{slot.root}")
+
+
+@contextlib.contextmanager
+def _scratch(slot: _Slot) -> Iterator[Path]:
+    """Yield a new folder with `home` and `tmp`, on a path short enough for sockets."""
+    folder = Path(tempfile.gettempdir(), f"se-{secrets.token_hex(6)}")
+    # Named before it is made: a kill in between must not leave a folder that nobody knows.
+    (slot.folder / "scratch").write_text(str(folder))
+    folder.mkdir(mode=0o700)
+    try:
+        (folder / "home").mkdir()
+        (folder / "tmp").mkdir()
+        (folder / "home" / ".gitconfig").write_bytes(_GIT_CONFIG)
+        yield folder
+    finally:
+        _remove_scratch(slot)
+
+
+def _remove_scratch(slot: _Slot) -> None:
+    named = slot.folder / "scratch"
+    try:
+        folder = named.read_text()
+    except FileNotFoundError:
+        return
+    if _SCRATCH.fullmatch(os.path.basename(folder)):
+        disk.remove_tree(Path(folder))
+    named.unlink()

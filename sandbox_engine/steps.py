@@ -1,0 +1,138 @@
+"""Steps: a candidate and a recipe become step results.
+
+A step returns a value whatever happens in the sandbox; it raises only when the world is broken,
+as when a command is not installed. The sandbox is opened by the first step that needs one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sandbox_engine import pytest_step
+from sandbox_engine.patch import File
+from sandbox_engine.pytest_step import Session
+from sandbox_engine.recipe import Recipe, Step, StepKind
+from sandbox_engine.sandbox import Sandbox
+from sandbox_engine.tree import CandidateTree
+from sandbox_engine.verdict import Finding, Outcome, StepResult
+
+_TEST_FILES = ("test_*.py", "*_test.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What steps work with; `sandbox` opens it when first called and then returns the same one."""
+
+    candidate: CandidateTree
+    recipe: Recipe
+    sandbox: Callable[[], Sandbox]
+    session: Callable[[], Session]
+    variables: Callable[[], Mapping[str, str]]
+    read: Callable[[bytes], File | None]
+
+
+def run_steps(bench: Bench) -> tuple[StepResult, ...]:
+    """Run the recipe's steps in order up to the first that does not pass; return their results."""
+    results: list[StepResult] = []
+    for step in bench.recipe.steps:
+        started = time.monotonic()
+        result = _STEPS[step.kind](step, bench)
+        results.append(_timed(result, time.monotonic() - started))
+        if result.outcome is not Outcome.PASSED:
+            break
+    return tuple(results)
+
+
+def _timed(result: StepResult, elapsed_s: float) -> StepResult:
+    return dataclasses.replace(result, elapsed_s=elapsed_s)
+
+
+def _syntax(step: Step, bench: Bench) -> StepResult:
+    # The pre-check has passed, or no step would run.
+    count = sum(file is not None for file in bench.candidate.after.values())
+    return StepResult(step.name, Outcome.PASSED, reason=f"{count} changed files checked")
+
+
+def _files_exist(step: Step, bench: Bench) -> StepResult:
+    after = bench.candidate.after
+    wanted = [os.fsencode(path) for path in step.args] or [
+        path for path, file in after.items() if file is not None
+    ]
+    findings = []
+    for path in wanted:
+        file = bench.read(path)
+        if file is None or not file.content:
+            shown = path.decode("utf-8", "backslashreplace")
+            what = "is not in the candidate" if file is None else "is empty"
+            findings.append(Finding("file-missing", f"`{shown}` {what}", path=shown))
+    if findings:
+        return StepResult(
+            step.name, Outcome.FAILED, reason=findings[0].message, findings=tuple(findings),
+            hint="write the file with its content in the patch",
+        )  # fmt: skip
+    return StepResult(step.name, Outcome.PASSED, reason=f"{len(wanted)} files are there")
+
+
+def _pytest(step: Step, bench: Bench) -> StepResult:
+    result, _ = pytest_step.run_pytest(
+        step.name, bench.sandbox(), bench.session(), step.args, bench.recipe.limits
+    )
+    return result
+
+
+def _new_tests(step: Step, bench: Bench) -> StepResult:
+    files = [os.fsdecode(path) for path in bench.candidate.added if _is_test_file(path)]
+    if not files:
+        return StepResult(
+            step.name,
+            Outcome.FAILED,
+            reason="the patch adds no test file",
+            hint=f"add one whose name is like {' or '.join(_TEST_FILES)}",
+        )
+    result, report = pytest_step.run_pytest(
+        step.name, bench.sandbox(), bench.session(), files, bench.recipe.limits
+    )
+    empty = pytest_step.without_tests(files, report)
+    if result.outcome is Outcome.PASSED and empty:
+        return dataclasses.replace(
+            result,
+            outcome=Outcome.FAILED,
+            reason=f"no test was collected from `{empty[0]}`",
+            hint="define a function whose name begins with `test_` in it",
+        )
+    return result
+
+
+def _is_test_file(path: bytes) -> bool:
+    name = os.fsdecode(path).rpartition("/")[2]
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _TEST_FILES)
+
+
+def _command(step: Step, bench: Bench) -> StepResult:
+    done = bench.sandbox().run(list(step.args), bench.recipe.limits, variables=bench.variables())
+    output = pytest_step.tail(done)
+    if done.stop is not None:
+        reason, hint = pytest_step.stopped(done.stop)
+        return StepResult(
+            step.name, Outcome.INCONCLUSIVE, reason=reason, hint=hint, output=output, recurs=False
+        )
+    if done.code != 0:
+        return StepResult(
+            step.name, Outcome.FAILED, reason=pytest_step.ended(done), output=output,
+            hint="its output says why",
+        )  # fmt: skip
+    return StepResult(step.name, Outcome.PASSED, reason="exit code 0", output=output)
+
+
+_STEPS: Mapping[StepKind, Callable[[Step, Bench], StepResult]] = {
+    StepKind.SYNTAX: _syntax,
+    StepKind.PYTEST: _pytest,
+    StepKind.NEW_TESTS: _new_tests,
+    StepKind.COMMAND: _command,
+    StepKind.FILES_EXIST: _files_exist,
+}
