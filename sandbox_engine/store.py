@@ -149,17 +149,45 @@ def _settle(store: Store) -> None:
         (store.git_dir / "shallow").unlink(missing_ok=True)
 
 
-def mirror_tags(store: Store) -> None:
-    """Make the store's tags those of the user; costs a few `stat` calls when nothing changed."""
-    with store.locked("tags"):
+def tidy(store: Store) -> None:
+    """Make the store fit for the next run, in a few `stat` calls when it is already.
+
+    The user's tags are mirrored, and settings, hooks and references that a run made are undone:
+    worktrees share them, so a test that makes a branch would meet it again.
+    """
+    with store.locked("store"):
+        _settle(store)
+        if not _is_running(store):
+            disk.remove_tree(store.git_dir / "hooks")
+            _drop_foreign_references(store)
         _mirror_tags(store)
+
+
+def _is_running(store: Store) -> bool:
+    states = (path.read_text() for path in store.slots.glob("*.state/state"))
+    return any(state == "running" for state in states)
+
+
+def _drop_foreign_references(store: Store) -> None:
+    loose = set(os.listdir(store.git_dir / "refs")) | {
+        f"heads/{name}" for name in os.listdir(store.git_dir / "refs" / "heads")
+    }
+    if loose <= {"heads", "tags", "passed", "heads/candidate"}:
+        return
+    output = git.run_store_git(store.git_dir, ["for-each-ref", "--format=%(refname)"])
+    ours = (b"refs/heads/candidate/", b"refs/tags/", b"refs/passed/")
+    names = [name for name in output.splitlines() if not name.startswith(ours)]
+    lines = b"".join(b"delete %s\n" % name for name in names)
+    git.run_store_git(store.git_dir, ["update-ref", "--stdin"], input=lines)
 
 
 def _mirror_tags(store: Store) -> None:
     seen = store.folder / "tags"
+    # Mirrored tags are packed, so a loose one was made by a run.
+    is_touched = any(_loose_tags(store.git_dir / "refs" / "tags"))
     signature = _tags_signature(store.repository.common_dir)
     try:
-        if seen.read_text() == signature:
+        if seen.read_text() == signature and not is_touched:
             return
     except FileNotFoundError:
         pass
@@ -168,7 +196,7 @@ def _mirror_tags(store: Store) -> None:
     lines = [b"update %s %s\n" % item for item in wanted.items()]
     lines += [b"delete %s\n" % name for name in present.keys() - wanted.keys()]
     git.run_store_git(store.git_dir, ["update-ref", "--stdin"], input=b"".join(lines))
-    git.run_store_git(store.git_dir, ["pack-refs", "--all"])
+    git.run_store_git(store.git_dir, ["pack-refs"])
     disk.write_if_changed(seen, signature.encode())
 
 

@@ -1,0 +1,57 @@
+"""Is this patch good? Verdicts on patches that can be trusted, with the repository untouched.
+
+from sandbox_engine import Engine
+
+engine = Engine("path/to/repository")
+verdict = engine.validate(patch)
+if verdict.outcome is Outcome.PASSED:
+    engine.promote(verdict, branch="main")
+"""
+
+from sandbox_engine.config import Config, load_config
+from sandbox_engine.engine import Engine
+from sandbox_engine.errors import (
+    CommandMissingError,
+    ConfigError,
+    DiskFullError,
+    GitError,
+    LocalChangesError,
+    PatchError,
+    PromotionError,
+    RepositoryError,
+    SandboxBusyError,
+    SandboxError,
+    StaleBaseError,
+    UsageError,
+)
+from sandbox_engine.recipe import Recipe, Step, StepKind
+from sandbox_engine.verdict import Finding, Outcome, StepResult, TestOutcome, TestRecord, Verdict
+from sandbox_engine.version import VERSION as __version__
+
+__all__ = [
+    "CommandMissingError",
+    "Config",
+    "ConfigError",
+    "DiskFullError",
+    "Engine",
+    "Finding",
+    "GitError",
+    "LocalChangesError",
+    "Outcome",
+    "PatchError",
+    "PromotionError",
+    "Recipe",
+    "RepositoryError",
+    "SandboxBusyError",
+    "SandboxError",
+    "StaleBaseError",
+    "Step",
+    "StepKind",
+    "StepResult",
+    "TestOutcome",
+    "TestRecord",
+    "UsageError",
+    "Verdict",
+    "__version__",
+    "load_config",
+]

@@ -1,0 +1,240 @@
+"""The command line: arguments in, text and an exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from sandbox_engine.version import VERSION
+
+if TYPE_CHECKING:
+    from sandbox_engine.config import Config
+    from sandbox_engine.engine import Engine
+
+EXIT_PASSED, EXIT_REFUSED, EXIT_USAGE, EXIT_UNJUDGED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+_EPILOG = """\
+exit codes:
+  0    the patch passed
+  1    it failed or was rejected
+  2    wrong usage: options, configuration, repository or base
+  3    it could not be judged
+  130  interrupted
+
+examples:
+  sandbox-engine validate fix.diff
+  git diff | sandbox-engine validate - --strategy SYNTAX_ONLY
+  sandbox-engine validate plan.json --base main --output json
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors become one sentence and a hint."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    from sandbox_engine.errors import SandboxError, UsageError
+
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        code = command(options)
+        sys.stdout.flush()
+        return code
+    except SandboxError as error:
+        _complain(error, options.verbose)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_UNJUDGED
+    except KeyboardInterrupt:
+        print("interrupted; nothing was changed", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone, as `head` does; what is left to write must not raise at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNJUDGED
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _complain(error: Exception, is_verbose: bool) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    if is_verbose:
+        print("", file=sys.stderr)
+        traceback.print_exception(error, file=sys.stderr)
+        argv, stderr = getattr(error, "argv", ()), getattr(error, "stderr", "")
+        if argv:
+            print(f"\ncommand: {' '.join(argv)}\n{stderr}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sandbox-engine",
+        description="Is this patch good? A verdict that can be trusted, the repository untouched.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sandbox-engine {VERSION}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _validate_arguments(_command(commands, "validate", _validate, "judge a patch"))
+    _output_argument(
+        _command(commands, "strategies", _strategies, "list the strategies and their steps")
+    )
+    _command(commands, "doctor", _doctor, "check that all that is needed is here")
+    cache = _command(commands, "cache", None, "see or clear what is kept between runs")
+    actions = cache.add_subparsers(metavar="ACTION", required=True)
+    _output_argument(_command(actions, "info", _cache_info, "show where the store is and its size"))
+    clear = _command(actions, "clear", _cache_clear, "remove the store of the repository")
+    clear.add_argument("--all", action="store_true", help="remove the stores of all repositories")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int] | None,
+    summary: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    if run is not None:
+        parser.set_defaults(command=run)
+        parser.add_argument("--repo", default=".", metavar="DIR", help="a folder of the repository")
+        parser.add_argument("--config", type=Path, metavar="FILE", help="a configuration file")
+        parser.add_argument("-v", "--verbose", action="store_true", help="tell the cause of errors")
+    return parser
+
+
+def _output_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="the form")
+
+
+def _validate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("patch", metavar="PATCH", help="a file, or - for standard input")
+    parser.add_argument("--base", default="HEAD", metavar="REV", help="what it applies to (HEAD)")
+    parser.add_argument("--strategy", metavar="NAME", help="what to run (SYNTAX_AND_PYTEST)")
+    parser.add_argument("--format", metavar="NAME", help="the patch's format, if not found out")
+    parser.add_argument("--python", metavar="PATH", help="the interpreter that runs the tests")
+    parser.add_argument("--no-cache", action="store_true", help="judge again what is known")
+    _output_argument(parser)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from sandbox_engine import report
+    from sandbox_engine.verdict import Outcome
+
+    patch = _read_patch(options.patch)
+    verdict = _engine(options).validate(
+        patch,
+        base=options.base,
+        strategy=options.strategy,
+        format=options.format,
+        use_cache=not options.no_cache,
+    )
+    if options.output == "json":
+        print(json.dumps(verdict.to_json(), indent=2))
+    else:
+        print(report.text(verdict))
+    return {
+        Outcome.PASSED: EXIT_PASSED,
+        Outcome.FAILED: EXIT_REFUSED,
+        Outcome.REJECTED: EXIT_REFUSED,
+        Outcome.INCONCLUSIVE: EXIT_UNJUDGED,
+    }[verdict.outcome]
+
+
+def _read_patch(name: str) -> bytes:
+    from sandbox_engine.errors import UsageError
+
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"the patch `{name}` cannot be read: {error.strerror}",
+            remedy="give the path of a file, or `-` for standard input",
+        ) from error
+
+
+def _engine(options: argparse.Namespace) -> Engine:
+    from sandbox_engine.engine import Engine
+
+    return Engine(options.repo, config=_config(options))
+
+
+def _config(options: argparse.Namespace) -> Config:
+    from sandbox_engine import git
+    from sandbox_engine.config import load_config
+
+    top = git.find_repository(options.repo).top
+    config = load_config(top, file=options.config)
+    python = getattr(options, "python", None)
+    if python is not None:
+        # A path that was typed is relative to where it was typed, not to the repository.
+        python = os.path.abspath(python) if os.sep in python else python
+        config = dataclasses.replace(config, python=python)
+    return config
+
+
+def _strategies(options: argparse.Namespace) -> int:
+    config = _config(options)
+    recipes = config.recipes()
+    if options.output == "json":
+        print(
+            json.dumps({name: dataclasses.asdict(item) for name, item in recipes.items()}, indent=2)
+        )
+        return EXIT_PASSED
+    width = max(map(len, recipes))
+    for name, recipe in recipes.items():
+        steps = ", ".join(step.name for step in recipe.steps) or "no steps"
+        mark = "*" if name == config.strategy else " "
+        print(f"{mark} {name:{width}}  {steps}")
+        if recipe.description:
+            print(f"  {'':{width}}  {recipe.description}")
+    print("\n* is used when none is named")
+    return EXIT_PASSED
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sandbox_engine.doctor import examine
+
+    checks = examine(options.repo, options.config)
+    for check in checks:
+        print(f"{'ok  ' if check.is_well else 'BAD '} {check.name}: {check.detail}")
+        if check.remedy:
+            print(f"     hint: {check.remedy}")
+    return EXIT_PASSED if all(check.is_well for check in checks) else EXIT_UNJUDGED
+
+
+def _cache_info(options: argparse.Namespace) -> int:
+    from sandbox_engine.disk import size_of
+
+    engine = _engine(options)
+    usage = engine.cache.usage()
+    size = size_of(engine.store.folder)
+    if options.output == "json":
+        record = {"folder": str(engine.store.folder), "bytes": size, "verdicts": usage.verdicts}
+        print(json.dumps(record, indent=2))
+        return EXIT_PASSED
+    kept = ", ".join(f"{count} {name}" for name, count in sorted(usage.verdicts.items()))
+    print(f"store     {engine.store.folder}")
+    print(f"size      {size / 2**20:.1f} MiB")
+    print(f"verdicts  {kept or 'none'}")
+    return EXIT_PASSED
+
+
+def _cache_clear(options: argparse.Namespace) -> int:
+    from sandbox_engine import git, store
+
+    repository = None if options.all else git.find_repository(options.repo)
+    freed = store.clear(repository=repository)
+    print(f"{freed / 2**20:.1f} MiB freed")
+    return EXIT_PASSED

@@ -1,0 +1,99 @@
+"""Is all that is needed here: git, a repository, an interpreter with pytest, room for the store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox_engine import git, store
+from sandbox_engine.cache import Cache
+from sandbox_engine.config import load_config
+from sandbox_engine.errors import SandboxError
+from sandbox_engine.interpreter import choose_interpreter, describe_interpreter, require_pytest
+
+_ROOM_WANTED = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at, and what to do about it when it is not well."""
+
+    name: str
+    is_well: bool
+    detail: str
+    remedy: str | None = None
+
+
+def examine(repo: str | os.PathLike[str] = ".", config_file: Path | None = None) -> list[Check]:
+    """Return what was found; a check that cannot be made because of an earlier one is left out."""
+    checks: list[Check] = []
+    _git(checks)
+    if checks[-1].is_well:
+        _repository(checks, repo, config_file)
+    checks.append(
+        Check(
+            "isolation",
+            True,
+            "none: runs are ended whole, but could write wherever you may",
+            "validate only patches whose tests you would run yourself",
+        )
+    )
+    return checks
+
+
+def _git(checks: list[Check]) -> None:
+    def look() -> str:
+        version = git.version()
+        if version < git.OLDEST_GIT:
+            oldest = ".".join(map(str, git.OLDEST_GIT))
+            raise SandboxError(
+                f"{'.'.join(map(str, version))} is too old", remedy=f"install git {oldest} or later"
+            )
+        return ".".join(map(str, version))
+
+    _look(checks, "git", look)
+
+
+def _repository(checks: list[Check], repo: str | os.PathLike[str], file: Path | None) -> None:
+    found: list[store.Store] = []
+
+    def look() -> str:
+        repository = git.find_repository(repo)
+        git.resolve_commit(repository, "HEAD")
+        found.append(store.open_store(repository))
+        return str(repository.top or repository.git_dir)
+
+    _look(checks, "repository", look)
+    if found:
+        _look(checks, "store", lambda: _room(found[0].folder))
+        _look(checks, "interpreter", lambda: _interpreter(found[0], file))
+
+
+def _room(folder: Path) -> str:
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM_WANTED:
+        raise SandboxError(
+            f"only {free / 2**20:.0f} MiB are free at `{folder}`",
+            remedy="free some space, or set XDG_CACHE_HOME to a folder on another disk",
+        )
+    return f"{folder}, {free / 2**30:.0f} GiB free"
+
+
+def _interpreter(opened: store.Store, file: Path | None) -> str:
+    config = load_config(opened.repository.top, file=file)
+    executable = choose_interpreter(config.python, opened.repository.top)
+    interpreter = describe_interpreter(executable, Cache(opened.database))
+    require_pytest(interpreter)
+    version = ".".join(map(str, interpreter.version))
+    xdist = f"pytest-xdist {interpreter.xdist}" if interpreter.xdist else "no pytest-xdist"
+    return f"{executable}, Python {version}, pytest {interpreter.pytest}, {xdist}"
+
+
+def _look(checks: list[Check], name: str, look: Callable[[], str]) -> None:
+    try:
+        checks.append(Check(name, True, look()))
+    except SandboxError as error:
+        checks.append(Check(name, False, error.problem, error.remedy))

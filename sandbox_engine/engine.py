@@ -1,0 +1,300 @@
+"""The pipeline, and nothing but the pipeline: patch, tree, pre-check, sandbox, steps, verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandbox_engine import carry, git, promotion, store, tree
+from sandbox_engine.cache import Cache, Key
+from sandbox_engine.carry import Carried
+from sandbox_engine.config import Config, load_config
+from sandbox_engine.errors import PatchError
+from sandbox_engine.interpreter import (
+    Interpreter,
+    choose_interpreter,
+    describe_interpreter,
+    require_pytest,
+)
+from sandbox_engine.patch import File, parse_patch
+from sandbox_engine.precheck import precheck
+from sandbox_engine.pytest_step import PYTEST_NEEDS, Session
+from sandbox_engine.recipe import Recipe, StepKind
+from sandbox_engine.sandbox import Sandbox, allowed_variables, open_sandbox
+from sandbox_engine.steps import Bench, run_steps
+from sandbox_engine.tree import CandidateTree, build_tree
+from sandbox_engine.verdict import CommitId, Finding, Outcome, StepResult, Verdict, judge
+from sandbox_engine.version import VERSION
+
+if TYPE_CHECKING:
+    from sandbox_engine.git import Repository
+
+_ISOLATION = "none"
+
+
+class Engine:
+    """Judges patches against one repository and lands those that passed.
+
+    The repository's references, index, work tree and objects stay as they are until `promote`.
+    An engine may be used from several threads; each validation leases a sandbox of its own.
+    """
+
+    def __init__(
+        self,
+        repo: str | os.PathLike[str] = ".",
+        *,
+        config: Config | None = None,
+        cache_home: Path | None = None,
+    ) -> None:
+        """Open the repository that holds `repo`.
+
+        `config` replaces what the repository's configuration files say. Raise RepositoryError
+        for a folder without a usable repository, ConfigError for a configuration that cannot be
+        meant. A promotion that was killed half-way is completed or undone here.
+        """
+        self.repository: Repository = git.find_repository(repo)
+        self.config = load_config(self.repository.top) if config is None else config
+        self.store = store.open_store(self.repository, cache_home)
+        self.cache = Cache(self.store.database)
+        promotion.recover(self.store)
+
+    def validate(
+        self,
+        patch: str | bytes | Path,
+        *,
+        base: str = "HEAD",
+        strategy: str | None = None,
+        format: str | None = None,
+        use_cache: bool = True,
+    ) -> Verdict:
+        """Return the verdict on `patch` (its text, or the path of a file) applied to `base`.
+
+        A patch that is wrong gives a verdict, never an exception. Raise UsageError for a base or
+        a strategy that does not exist, and another SandboxError when the world is broken: no
+        interpreter, no space, no free sandbox.
+        """
+        started = time.monotonic()
+        recipe = self.config.recipe(strategy)
+        commit, base_tree = git.resolve_commit(self.repository, base)
+        try:
+            edits = parse_patch(_text_of(patch), format=format)
+            candidate = build_tree(self.store, commit, base_tree, edits)
+        except PatchError as error:
+            blank = Verdict(Outcome.REJECTED, recipe.name, commit, base_tree)
+            verdict = _rejected(blank, error.findings, error.problem, error.remedy)
+        else:
+            verdict = self._judge(candidate, recipe, edits.summary, use_cache=use_cache)
+        return dataclasses.replace(
+            verdict, engine_version=VERSION, elapsed_s=round(time.monotonic() - started, 6)
+        )
+
+    def _judge(
+        self, candidate: CandidateTree, recipe: Recipe, summary: str, *, use_cache: bool
+    ) -> Verdict:
+        run = _Run(self, candidate, recipe)
+        blank = Verdict(
+            Outcome.REJECTED,
+            recipe.name,
+            candidate.base,
+            candidate.base_tree,
+            candidate.id,
+            changed_paths=candidate.changed_paths,
+            summary=summary,
+        )
+        if not candidate.after:
+            return _rejected(
+                blank,
+                (),
+                "the patch changes nothing",
+                "check that it is not empty, and not applied already",
+            )
+        key = Key(candidate.id, candidate.base_tree, recipe.fingerprint(), run.environment)
+        if use_cache and (known := self.cache.find(key)):
+            verdict = dataclasses.replace(
+                known, strategy=recipe.name, base=candidate.base, summary=summary, is_cached=True
+            )
+        elif findings := precheck(candidate, recipe.policy, lambda: run.interpreter):
+            return _rejected(blank, findings, findings[0].message, findings[0].hint)
+        else:
+            outcome, reason, hint, results = run.steps()
+            verdict = dataclasses.replace(
+                blank, outcome=outcome, reason=reason, hint=hint, steps=results,
+                isolation=_ISOLATION, environment=run.environment,
+            )  # fmt: skip
+            self.cache.keep(key, verdict)
+        if verdict.outcome is Outcome.PASSED:
+            commit = store.commit_candidate(
+                self.store, candidate.base, candidate.id, summary or "candidate"
+            )
+            store.keep_passed(self.store, candidate.id, commit)
+        return verdict
+
+    def promote(
+        self,
+        verdict: Verdict,
+        *,
+        branch: str,
+        message: str | None = None,
+        hooks: bool = True,
+        sign: bool | None = None,
+    ) -> CommitId:
+        """Land exactly the judged tree as one commit on `branch`, and return the commit.
+
+        The branch must still be at the verdict's base, else StaleBaseError. Where it is checked
+        out, the files that change are written, and LocalChangesError is raised when one of them
+        has edits; every other file stays as it is. The user's identity, commit hooks and signing
+        (`sign`: None means as configured) are honoured. After any error nothing has moved.
+        """
+        return promotion.promote(
+            self.store, verdict, branch=branch, message=message, hooks=hooks, sign=sign
+        )
+
+
+class _Run:
+    """One candidate under one recipe: what its steps need, each found out when first asked for."""
+
+    def __init__(self, engine: Engine, candidate: CandidateTree, recipe: Recipe) -> None:
+        self._store = engine.store
+        self._cache = engine.cache
+        self._config = engine.config
+        self._top = engine.repository.top
+        self._candidate = candidate
+        self._recipe = recipe
+
+    @functools.cached_property
+    def interpreter(self) -> Interpreter:
+        executable = choose_interpreter(self._config.python, self._top)
+        return describe_interpreter(executable, self._cache)
+
+    @functools.cached_property
+    def _carried(self) -> Carried:
+        return carry.find_carried(self._store.repository, self._config.carry)
+
+    @functools.cached_property
+    def _roots(self) -> tuple[str, ...]:
+        if self._config.source_roots is not None:
+            return self._config.source_roots
+        has_src = tree.has_folder(self._store, self._candidate.id, b"src")
+        return ("src", "") if has_src else ("",)
+
+    @functools.cached_property
+    def _variables(self) -> dict[str, str]:
+        """The environment of every command in the sandbox, but for what is private to a lease."""
+        allowed = allowed_variables(self._config.env)
+        folder = os.path.dirname(self.interpreter.executable)
+        allowed["PATH"] = os.pathsep.join(filter(None, (folder, allowed.get("PATH", os.defpath))))
+        if self.interpreter.is_virtual:
+            allowed["VIRTUAL_ENV"] = self.interpreter.prefix
+        if self.interpreter.user_base:
+            allowed["PYTHONUSERBASE"] = self.interpreter.user_base
+        return allowed
+
+    @functools.cached_property
+    def environment(self) -> str:
+        """A digest of all that can change what the steps find, apart from tree and recipe."""
+        if not any(step.kind in _RUNNING for step in self._recipe.steps):
+            parts: list[object] = [VERSION, self.interpreter.version[:2]]
+        else:
+            parts = [
+                VERSION, _ISOLATION, self.interpreter.fingerprint(), self._variables,
+                self._carried.fingerprint, self._roots,
+            ]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def steps(self) -> tuple[Outcome, str, str | None, tuple[StepResult, ...]]:
+        with contextlib.ExitStack() as leases:
+            opened: list[Sandbox] = []
+
+            def sandbox() -> Sandbox:
+                if not opened:
+                    opened.append(leases.enter_context(self._open()))
+                return opened[0]
+
+            session = functools.cache(self._session)
+            bench = Bench(
+                self._candidate, self._recipe, sandbox, session,
+                lambda: self._search_path(sandbox()), self._read,
+            )  # fmt: skip
+            results = run_steps(bench)
+        self._note_duration(results)
+        return *judge(results), results
+
+    def _open(self) -> contextlib.AbstractContextManager[Sandbox]:
+        message = "candidate"
+        store.tidy(self._store)
+        commit = store.commit_candidate(
+            self._store, self._candidate.base, self._candidate.id, message
+        )
+        return open_sandbox(
+            self._store,
+            commit,
+            variables=self._variables,
+            carried=self._carried,
+            slots=self._config.slots,
+            wait_s=self._config.lease_wait_s,
+        )
+
+    def _read(self, path: bytes) -> File | None:
+        return tree.read_file(self._store, self._candidate.id, path)
+
+    def _search_path(self, sandbox: Sandbox) -> Mapping[str, str]:
+        roots = (os.path.normpath(sandbox.root / root) for root in self._roots)
+        return {"PYTHONPATH": os.pathsep.join(roots)}
+
+    def _session(self) -> Session:
+        require_pytest(self.interpreter)
+        provided = {
+            which: tree.first_party(self._store, which, self._roots)
+            for which in (self._candidate.base_tree, self._candidate.id)
+        }
+        return Session(
+            self.interpreter,
+            self._top,
+            self._roots,
+            provided[self._candidate.base_tree] | provided[self._candidate.id],
+            # Asked of the base: a patch must not bring a `pytest.py` that is imported first.
+            is_early=bool(PYTEST_NEEDS & provided[self._candidate.base_tree]),
+            workers=self._workers(),
+        )
+
+    def _workers(self) -> int:
+        last_s = self._cache.note(self._duration_key)
+        if self.interpreter.xdist is None or last_s is None or last_s <= self._recipe.xdist_after_s:
+            return 0
+        return len(os.sched_getaffinity(0))
+
+    @property
+    def _duration_key(self) -> str:
+        return f"duration {self._recipe.fingerprint()}"
+
+    def _note_duration(self, results: tuple[StepResult, ...]) -> None:
+        """Remember how long the tests take alone: a run under xdist says nothing about that."""
+        if self._cache.note(self._duration_key) is None or not self._workers():
+            ran = [step.elapsed_s for step in results if step.tests and not step.red_tests]
+            if ran:
+                self._cache.set_note(self._duration_key, max(ran))
+
+
+_RUNNING = (StepKind.PYTEST, StepKind.NEW_TESTS, StepKind.COMMAND)
+
+
+def _text_of(patch: str | bytes | Path) -> bytes:
+    if isinstance(patch, Path):
+        return patch.read_bytes()
+    return patch.encode("utf-8", "surrogateescape") if isinstance(patch, str) else patch
+
+
+def _rejected(
+    blank: Verdict, findings: tuple[Finding, ...], reason: str, hint: str | None
+) -> Verdict:
+    return dataclasses.replace(
+        blank, outcome=Outcome.REJECTED, findings=findings, reason=reason, hint=hint
+    )
