@@ -1,0 +1,156 @@
+"""Real repositories in temporary folders, with every setting of the machine sealed off."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from sandbox_engine import Engine
+
+
+class GitBox:
+    """A real repository in a folder of its own, made and looked at with the git command."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        top.mkdir(parents=True)
+        self.git("init", "-q", "--initial-branch=main")
+        self.git("config", "user.name", "Ada")
+        self.git("config", "user.email", "ada@example.org")
+
+    def git(self, *arguments: str, text: str | bytes | None = None) -> str:
+        """Run git in the work tree and return what it wrote, without the last line break."""
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=self.top,
+            input=text.encode() if isinstance(text, str) else text,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return os.fsdecode(done.stdout).removesuffix("\n")
+
+    def write(self, files: Mapping[str, str | bytes | None]) -> None:
+        """Write files into the work tree; None removes one."""
+        for name, content in files.items():
+            path = self.top / name
+            if content is None:
+                path.unlink()
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def commit(self, files: Mapping[str, str | bytes | None], message: str = "change") -> str:
+        """Write files, commit all of the work tree and return the commit."""
+        self.write(files)
+        self.git("add", "--all", "--force", ".")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+        return self.head
+
+    @property
+    def head(self) -> str:
+        return self.git("rev-parse", "HEAD")
+
+    def files(self, revision: str = "HEAD") -> dict[str, bytes]:
+        """Return the content of every file of `revision`."""
+        names = self.git("ls-tree", "-r", "-z", "--name-only", revision).split("\0")
+        return {name: self.blob(f"{revision}:{name}") for name in names if name}
+
+    def blob(self, name: str) -> bytes:
+        done = subprocess.run(
+            ["git", "cat-file", "blob", os.fsencode(name)],
+            cwd=self.top,
+            capture_output=True,
+            check=True,
+        )
+        return done.stdout
+
+    def diff_to(self, files: Mapping[str, str | bytes | None], *flags: str) -> bytes:
+        """Return the diff that `git diff` writes for `files`, and undo them."""
+        self.write(files)
+        self.git("add", "--all", "--force", ".")
+        done = subprocess.run(
+            ["git", "diff", "--cached", "--no-color", *flags],
+            cwd=self.top,
+            capture_output=True,
+            check=True,
+        )
+        self.git("reset", "-q", "--hard")
+        return done.stdout
+
+    def snapshot(self) -> dict[str, str]:
+        """Return a digest of every file below the folder, `.git` with its objects included."""
+        found = {}
+        for parent, folders, names in os.walk(self.top):
+            for name in (*names, *folders):
+                path = os.path.join(parent, name)
+                found[os.path.relpath(path, self.top)] = _state(path)
+        return found
+
+
+def _state(path: str) -> str:
+    status = os.lstat(path)
+    if os.path.islink(path):
+        return f"{status.st_mode:o} -> {os.readlink(path)}"
+    if os.path.isdir(path):
+        return f"{status.st_mode:o} folder"
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    # Asking for an object that is there refreshes its time, as every git does.
+    time_ns = 0 if "/objects/" in path else status.st_mtime_ns
+    return f"{status.st_mode:o} {time_ns} {digest}"
+
+
+@pytest.fixture(autouse=True)
+def sealed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Shut out the machine's git configuration, home and active environment."""
+    for name in os.environ:
+        if name.startswith(("GIT_", "SANDBOX_ENGINE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_DATE", "2026-01-02T03:04:05+00:00")
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> GitBox:
+    """An empty repository."""
+    return GitBox(tmp_path / "repo")
+
+
+CODE = "def add(a, b):\n    return a + b\n"
+TESTS = (
+    "from calc import add\n\n\n"
+    "def test_add():\n    assert add(1, 2) == 3\n\n\n"
+    "def test_zero():\n    assert add(0, 0) == 0\n"
+)
+
+
+@pytest.fixture
+def project(box: GitBox) -> GitBox:
+    """A repository with `calc.py`, its tests, and one commit."""
+    box.commit({"calc.py": CODE, "tests/test_calc.py": TESTS, ".gitignore": "*.log\n"})
+    return box
+
+
+@pytest.fixture
+def engine(project: GitBox) -> Engine:
+    return Engine(project.top)
+
+
+@pytest.fixture
+def untouched(project: GitBox) -> Iterator[None]:
+    """Assert that the project is bit for bit as it was when the test is over."""
+    before = project.snapshot()
+    yield
+    assert project.snapshot() == before
