@@ -27,6 +27,7 @@ from sandbox_engine.verdict import Finding
 _SOURCE_SHOWN = 200
 _IN_PROCESS_BYTES = 1_000_000
 _COMPILE_S = 60.0
+_YAML_DEPTH = 1000
 _COMMENTED_JSON = (
     "tsconfig*.json", "jsconfig*.json", "*/.vscode/*.json", ".vscode/*.json", "*devcontainer.json",
     ".eslintrc.json", "*/.eslintrc.json", "tslint.json", "*.code-workspace", "api-extractor.json",
@@ -210,9 +211,14 @@ def _yaml(content: bytes) -> _Complaint | None:
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # Events, not nodes: composing recurses in C, and a deep file ends the process.
-        for _ in yaml.parse(content, Loader=loader):
-            pass
+        # Events, not nodes: composing recurses in C, and a deep file ends the process; scanning
+        # takes time that grows with the square of the depth.
+        depth = 0
+        for event in yaml.parse(content, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _YAML_DEPTH:
+                return _Complaint("nested too deeply")
     except yaml.MarkedYAMLError as error:
         if any(mark in content for mark in _TEMPLATE_MARKS):
             return None

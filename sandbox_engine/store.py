@@ -42,6 +42,7 @@ _CONFIG = b"""\
 [gc]
 \tauto = 0
 """
+_COMPILED = "compiled"
 _ATTRIBUTES = b"* -filter\n"
 _CACHEDIR_TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -77,8 +78,11 @@ class Store:
 
     @property
     def compiled(self) -> Path:
-        """Where interpreters in sandboxes keep compiled files, beside nobody's sources."""
-        return self.folder / "compiled"
+        """Where interpreters in sandboxes keep compiled files, beside nobody's sources.
+
+        It mirrors absolute paths, so all stores share what was compiled of one environment.
+        """
+        return self.folder.parent / _COMPILED
 
     @functools.cached_property
     def objects(self) -> pygit2.Repository:
@@ -260,14 +264,19 @@ def clear(home: Path | None = None, *, repository: git.Repository | None = None)
     Raise SandboxBusyError, with nothing removed, when a sandbox of it is in use.
     """
     home = cache_home() if home is None else home
-    folders = [home / repository.id] if repository else sorted(_stores(home))
+    stores = [home / repository.id] if repository else sorted(_stores(home))
     freed = 0
-    for folder in folders:
+    for folder in stores:
         if folder.is_dir():
             with _unused(folder):
-                freed += disk.size_of(folder)
-                disk.remove_tree(folder)
-    return freed
+                freed += _remove(folder) + _remove(Path(f"{home / _COMPILED}{folder}"))
+    return freed if repository else freed + _remove(home / _COMPILED)
+
+
+def _remove(folder: Path) -> int:
+    size = disk.size_of(folder)
+    disk.remove_tree(folder)
+    return size
 
 
 def _stores(home: Path) -> Iterator[Path]:

@@ -136,7 +136,9 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON values, in the form of `docs/verdict.schema.json`."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+        record = dataclasses.asdict(self)
+        record["steps"] = [_listed(step) for step in record["steps"]]
+        return {"schema": SCHEMA, **_listed(record)}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Verdict:
@@ -182,6 +184,17 @@ def _evidence(steps: Iterable[StepResult]) -> str:
         else:
             parts.append(f"{step.name}: {step.reason or 'ok'}")
     return "; ".join(parts)
+
+
+def _listed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return `record` with lists for tuples and texts for enumerations, as JSON has them."""
+    plain = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in record.items()
+    }
+    plain["outcome"] = str(plain["outcome"])
+    if "tests" in plain:
+        plain["tests"] = [{**test, "outcome": str(test["outcome"])} for test in plain["tests"]]
+    return plain
 
 
 def _findings(records: Iterable[dict[str, Any]]) -> tuple[Finding, ...]:

@@ -11,10 +11,17 @@ later, the standard library alone, and everything it needs is bound before the f
 PYTEST_DONT_REWRITE
 """
 
-import json
 import os
 import sys
-from importlib.machinery import all_suffixes
+
+_PATH = sys.path[:]
+# A PYTHONPATH or an editable install may put a `json.py` of the user's before the real one.
+_STDLIB = os.path.dirname(os.__file__)
+sys.path[:] = [p for p in sys.path if p.startswith(_STDLIB) and "site-packages" not in p]
+import json  # noqa: E402
+from importlib.machinery import all_suffixes  # noqa: E402
+
+sys.path[:] = _PATH
 
 NAME = "sandbox_engine_probe"
 SETTINGS_ENV = "SANDBOX_ENGINE_PROBE"
@@ -92,24 +99,24 @@ def launch(arguments):
     sys.modules[NAME] = sys.modules["__main__"]
     settings = read_settings()
     places = Places(settings)
-    sys.path[:] = [path for path in sys.path if real(path) != real(HERE)]
+    path = [entry for entry in sys.path if real(entry) != real(HERE)]
     if not settings["early"]:
         # A `pytest.py` in the tree must not take the place of pytest.
-        import _pytest  # noqa: F401
-        import pluggy  # noqa: F401
+        sys.path[:] = [entry for entry in path if not is_inside(real(entry), places.root)]
+        sys.path[:] = [entry for entry in sys.path if places.counterpart(entry) == entry]
         import pytest
     redirect_imports(places)
-    sys.path[:] = list(dict.fromkeys(places.roots + [places.counterpart(p) for p in sys.path]))
+    sys.path[:] = dict.fromkeys([*places.roots, *map(places.counterpart, path)])
     # The workers of xdist get a copy of this path, and have to find this plugin on it.
     sys.path.append(HERE)
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    children = places.roots + [places.counterpart(path) for path in inherited if path]
+    children = [*places.roots, *(places.counterpart(entry) for entry in inherited if entry)]
     if children:
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(children))
-    import pytest  # noqa: F811
+    import pytest
 
     sys.argv[0] = os.path.join(os.path.dirname(pytest.__file__), "__main__.py")
-    return int(pytest.main(["-p", NAME] + arguments))
+    return int(pytest.main(["-p", NAME, *arguments]))
 
 
 def read_settings():
@@ -202,11 +209,12 @@ class Report:
             return
         fields.update(n=self.count, kind=kind)
         self.count += 1
-        text = memoryview((self.encode(fields) + "\n").encode("ascii"))
         try:
+            text = memoryview((self.encode(fields) + "\n").encode("ascii"))
             while text:
                 text = text[write(self.fd, text) :]
-        except OSError:
+        except Exception:
+            # Whatever a test did to `json` or to the pipe: the session goes on, unreported.
             self.file = None
 
 
@@ -300,9 +308,7 @@ class Main:
         self.session = session
         self.has_workers = session.config.pluginmanager.hasplugin("dsession")
         version = ".".join(map(str, sys.version_info[:3]))
-        self.report.line(
-            "start", python=version, pytest=pytest.__version__, xdist=self.has_workers
-        )
+        self.report.line("start", python=version, pytest=pytest.__version__, xdist=self.has_workers)
 
     def pytest_collection_finish(self, session):
         if not self.has_workers:

@@ -343,6 +343,8 @@ def _check_type(diff: FileDiff, before: File | None, *, is_removal: bool) -> Non
     is_only_moved = is_removal or (not diff.hunks and not diff.is_copy and before is not None)
     if SYMLINK in (old_mode & _TYPE, new_mode & _TYPE) and not is_only_moved:
         raise _symlink_refused()
+    if diff.new_mode & _TYPE not in (0, REGULAR & _TYPE, SYMLINK):
+        raise _stale("wrong-type", f"there is no kind of file with mode {diff.new_mode:06o}")
     if before is None:
         return
     for mode in (old_mode, 0 if is_removal else diff.new_mode):

@@ -7,6 +7,7 @@ come from strangers, so they run under a time limit and their result under a siz
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,9 +27,13 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PATTERN_CHARS = 10_000
+MAX_PATTERN_SIZE = 100_000
+"""Characters of a pattern once its counted repeats are written out, as the compiler does."""
 PATTERN_TIMEOUT_S = 2.0
 
 _BOM = b"\xef\xbb\xbf"
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{([0-9]*),?([0-9]*)\}|.", re.DOTALL)
+_RECURSION = re.compile(r"\(\?(?:R|P>|&|[+-]?[0-9])")
 _REREAD = "read the file at the base commit and resend the operation"
 
 
@@ -159,12 +164,39 @@ def _compile(block: bytes) -> regex.Pattern[str]:
     pattern = block.decode()
     if len(pattern) > MAX_PATTERN_CHARS:
         raise _bad_pattern(block, f"it is longer than {MAX_PATTERN_CHARS} characters")
+    if _RECURSION.search(pattern):
+        raise _bad_pattern(block, "it calls itself, which may take any amount of memory")
+    if _written_out(pattern) > MAX_PATTERN_SIZE:
+        raise _bad_pattern(block, "its counted repeats multiply to more than it may hold")
     try:
         return regex.compile(pattern, regex.MULTILINE | regex.DOTALL, cache_pattern=False)
     except (regex.error, ValueError, OverflowError, MemoryError) as error:
         raise _bad_pattern(block, str(error)) from error
     except RecursionError as error:
         raise _bad_pattern(block, "it is nested too deeply") from error
+
+
+def _written_out(pattern: str) -> int:
+    """Return about how long `pattern` is with its counted repeats written out.
+
+    Compiling has no time limit, and `((a{999}){999}){999}` would take minutes.
+    """
+    sizes = [0]
+    last = 0
+    for token in _TOKEN.finditer(pattern):
+        if token[0] == "(":
+            sizes.append(0)
+        elif token[0] == ")" and len(sizes) > 1:
+            last = sizes.pop() + 1
+            sizes[-1] += last
+        elif counts := [int(count) for count in token.groups() if count]:
+            repeated = last * max(counts)
+            sizes[-1] += repeated - last
+            last = repeated
+        else:
+            last = 1
+            sizes[-1] += 1
+    return max(sum(sizes), *sizes)
 
 
 def _substitute(pattern: regex.Pattern[str], content: bytes, template: bytes) -> tuple[bytes, int]:
@@ -191,7 +223,7 @@ def _substitute(pattern: regex.Pattern[str], content: bytes, template: bytes) ->
 
     try:
         result = pattern.sub(expand, text, timeout=PATTERN_TIMEOUT_S)
-    except TimeoutError as error:
+    except (TimeoutError, MemoryError) as error:
         raise _slow_pattern(pattern.pattern) from error
     except (regex.error, IndexError, KeyError, ValueError, TypeError) as error:
         raise _bad_template(template, str(error)) from error
@@ -225,7 +257,7 @@ def _slow_pattern(pattern: str) -> EditRefused:
     return EditRefused(
         EditStatus.MALFORMED,
         "pattern-timeout",
-        f"the pattern takes more than {PATTERN_TIMEOUT_S:g} seconds on this file",
+        f"the pattern takes more than {PATTERN_TIMEOUT_S:g} seconds, or all memory, on this file",
         source=first_line(pattern.encode()),
         hint="send the block as literal text, with `is_regex` false",
     )

@@ -319,14 +319,8 @@ def _read_header_line(reader: _Reader, at: int, header: _Header, default: bytes 
         case b"new file mode ":
             header.is_new, header.new_path = True, default
             header.new_mode = _mode(rest, at)
-        case b"copy from ":
-            header.is_copy, header.old_path = True, _moved_name(rest, reader.strip)
-        case b"copy to ":
-            header.is_copy, header.new_path = True, _moved_name(rest, reader.strip)
-        case b"rename old " | b"rename from ":
-            header.is_rename, header.old_path = True, _moved_name(rest, reader.strip)
-        case b"rename new " | b"rename to ":
-            header.is_rename, header.new_path = True, _moved_name(rest, reader.strip)
+        case _ if keyword.startswith((b"copy ", b"rename ")):
+            _take_move(header, keyword, _moved_name(rest, reader.strip))
         case b"index ":
             mode = _index_mode(rest)
             header.old_mode = header.old_mode if mode is None else _mode(mode, at)
@@ -335,6 +329,17 @@ def _read_header_line(reader: _Reader, at: int, header: _Header, default: bytes 
         case _:
             return False
     return True
+
+
+def _take_move(header: _Header, keyword: bytes, name: bytes | None) -> None:
+    if keyword.startswith(b"copy"):
+        header.is_copy = True
+    else:
+        header.is_rename = True
+    if keyword.endswith((b"from ", b"old ")):
+        header.old_path = name
+    else:
+        header.new_path = name
 
 
 _KEYWORD = re.compile(
