@@ -106,7 +106,9 @@ def _state(path: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def sealed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def sealed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Shut out the machine's git configuration, home and active environment."""
     for name in os.environ:
         if name.startswith(("GIT_", "SANDBOX_ENGINE_")):
@@ -116,6 +118,11 @@ def sealed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # Compiling pytest anew takes longer than most tests, so all share one folder for that.
+    compiled = tmp_path_factory.getbasetemp().parent / "compiled"
+    compiled.mkdir(exist_ok=True)
+    (tmp_path / "cache" / "sandbox-engine").mkdir(parents=True)
+    (tmp_path / "cache" / "sandbox-engine" / "compiled").symlink_to(compiled)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     for who in ("AUTHOR", "COMMITTER"):
