@@ -36,18 +36,25 @@ def find_carried(repository: Repository, patterns: Sequence[str]) -> Carried:
     """
     if not patterns or repository.top is None:
         return Carried(repository.top or Path("/"))
+    for pattern in patterns:
+        if pattern.startswith("/") or ".." in pattern.split("/"):
+            raise _outside(f"`{pattern}` leaves the repository")
     specs = [f":(top,glob){pattern.rstrip('/')}" for pattern in patterns]
     specs += [f":(top,glob){pattern.rstrip('/')}/**" for pattern in patterns]
     question = ["ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", *specs]
     try:
         output = git.run_git(["-C", repository.top, *question])
     except GitError as error:
-        raise ConfigError(
-            f"`carry` cannot be followed: {error.problem}",
-            remedy="name paths inside the repository, relative to its top folder",
-        ) from error
+        raise _outside(error.problem) from error
     paths = tuple(sorted(os.fsdecode(path) for path in output.split(b"\0") if path))
     return Carried(repository.top, paths, _fingerprint(repository.top, paths))
+
+
+def _outside(what: str) -> ConfigError:
+    return ConfigError(
+        f"`carry` cannot be followed: {what}",
+        remedy="name paths inside the repository, relative to its top folder",
+    )
 
 
 def _fingerprint(top: Path, paths: Sequence[str]) -> str:

@@ -259,7 +259,9 @@ class _Run:
             self.interpreter,
             self._top,
             self._roots,
-            provided[self._candidate.base_tree] | provided[self._candidate.id],
+            provided[self._candidate.base_tree]
+            | provided[self._candidate.id]
+            | tree.changed_modules(self._store, self._candidate),
             # Asked of the base: a patch must not bring a `pytest.py` that is imported first.
             is_early=bool(PYTEST_NEEDS & provided[self._candidate.base_tree]),
             workers=self._workers(),

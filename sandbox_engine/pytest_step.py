@@ -184,6 +184,11 @@ def stopped(stop: Stop) -> tuple[str, str]:
             "it used more memory than allowed, and was ended",
             "look for what grows without bound, or raise `memory_bytes`",
         ),
+        Stop.PROCESSES: (
+            "it started more processes than allowed, and all were ended",
+            "look for what starts processes without end",
+        ),
+        Stop.INTERRUPTED: ("it was interrupted", "run it again"),
         Stop.SUPERVISOR_LOST: (
             "the process that watches over the run was killed from inside it",
             "code under test must not kill processes that it did not start",

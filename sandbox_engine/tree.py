@@ -116,6 +116,23 @@ def first_party(store: Store, tree: TreeId, roots: tuple[str, ...]) -> frozenset
     return frozenset(names)
 
 
+def changed_modules(store: Store, candidate: CandidateTree) -> frozenset[str]:
+    """Return the top-level modules that the changed Python files belong to, wherever they lie."""
+    import pygit2
+
+    root = store.objects[candidate.id]
+    assert isinstance(root, pygit2.Tree)
+    names = set()
+    for path in candidate.after:
+        if path.endswith(b".py"):
+            *folders, file = path.split(b"/")
+            name = file.removesuffix(b".py")
+            while folders and _entry(root, b"/".join([*folders, b"__init__.py"])) is not None:
+                name = folders.pop()
+            names.add(os.fsdecode(name))
+    return frozenset(names)
+
+
 def _modules(folder: pygit2.Tree) -> list[str]:
     import pygit2
 

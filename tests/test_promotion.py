@@ -228,9 +228,7 @@ engine.promote(verdict, branch="main")
 
 
 @pytest.mark.parametrize("with_git", [False, True], ids=["engine", "engine-and-git"])
-def test_a_kill_at_any_moment_is_recovered(
-    project: GitBox, tmp_path: Path, with_git: bool
-) -> None:
+def test_a_kill_at_any_moment_is_recovered(project: GitBox, tmp_path: Path, with_git: bool) -> None:
     """12 kills at moments spread over a promotion: nothing lost, all of it or none of it there."""
     big = {f"pkg/m{n}.py": f"n = {n}\n" * 200 for n in range(60)}
     project.commit({**big, "gone.txt": "gone\n"})
