@@ -39,7 +39,9 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors become one sentence and a hint."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
     from sandbox_engine.errors import SandboxError, UsageError
 
     try:
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_UNJUDGED
 
 
+# As an exception it unwinds what is open: the sandbox is given back and its scratch removed.
 def _terminate(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 

@@ -185,6 +185,11 @@ def find_repository(path: str | os.PathLike[str]) -> Repository:
         answers = _rev_parse(folder, questions)
     except GitError as error:
         raise _no_repository(folder, error) from error
+    if len(answers) != len(questions):
+        raise RepositoryError(
+            f"the path of the repository at {str(folder)!r} has a line break",
+            remedy="move it to a path without one: git's own files cannot say such a path",
+        )
     is_bare, object_format, git_dir, common_dir = answers
     if object_format != "sha1":
         raise _unsupported(folder, f"{object_format.upper()} objects")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_engine import disk, git, lock
-from sandbox_engine.errors import RepositoryError, SandboxBusyError
+from sandbox_engine.errors import SandboxBusyError
 from sandbox_engine.verdict import CommitId, TreeId
 
 if TYPE_CHECKING:
@@ -134,12 +134,6 @@ def _init(store: Store) -> None:
 
 def _settle(store: Store) -> None:
     alternates = os.fsencode(store.repository.objects_dir)
-    if b"\n" in alternates or alternates.startswith((b'"', b"#")):
-        raise RepositoryError(
-            f"the repository's path {store.repository.objects_dir!s:.200} has a line break or "
-            "starts in a way that git's alternates cannot say",
-            remedy="move the repository to a path without it",
-        )
     info = store.git_dir / "info"
     info.mkdir(exist_ok=True)
     (store.git_dir / "objects" / "info").mkdir(exist_ok=True)

@@ -1,0 +1,213 @@
+"""The command line as a person or a hook meets it: real processes, exit codes, streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import GitBox
+
+from sandbox_engine import store
+
+GOOD = json.dumps(
+    [{"file_path": "calc.py", "operation": "INSERT", "line_number": 2, "content": "    # sum"}]
+)
+BREAKING = GOOD.replace("    # sum", "    return a - b")
+SYNTAX = GOOD.replace("    # sum", "    return (")
+
+
+def run(
+    *arguments: str, cwd: Path, text: str = "", check: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox_engine", *arguments],
+        cwd=cwd,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    if check is not None:
+        assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("patch", "code", "outcome"),
+    [(GOOD, 0, "PASSED"), (BREAKING, 1, "FAILED"), (SYNTAX, 1, "REJECTED"), ("x", 1, "REJECTED")],
+)
+def test_the_first_line_tells_the_outcome(
+    project: GitBox, patch: str, code: int, outcome: str
+) -> None:
+    done = run("validate", "-", cwd=project.top, text=patch, check=code)
+    assert done.stdout.startswith(f"{outcome}: ")
+    assert done.stderr == ""
+
+
+def test_a_failure_shows_what_a_repair_needs(project: GitBox) -> None:
+    done = run("validate", "-", cwd=project.top, text=BREAKING, check=1)
+    assert "failed tests/test_calc.py::test_add" in done.stdout
+    assert "assert -1 == 3" in done.stdout
+    done = run("validate", "-", cwd=project.top, text=SYNTAX, check=1)
+    assert "syntax-error calc.py:2:12\n        return (\n               ^" in done.stdout
+    assert "hint: " in done.stdout
+
+
+def test_json_is_data_alone(project: GitBox) -> None:
+    done = run("validate", "-", "--output", "json", cwd=project.top, text=BREAKING, check=1)
+    record = json.loads(done.stdout)
+    assert (record["schema"], record["outcome"]) == (1, "FAILED")
+
+
+def test_it_works_from_a_subfolder_and_from_elsewhere(project: GitBox, tmp_path: Path) -> None:
+    patch = tmp_path / "p.json"
+    patch.write_text(GOOD)
+    only = ("--strategy", "SYNTAX_ONLY")
+    run("validate", "../../p.json", *only, cwd=project.top / "tests", check=0)
+    run("validate", "p.json", "--repo", "repo/tests", *only, cwd=tmp_path, check=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["validate", "gone.diff"], 2, "the patch `gone.diff` cannot be read"),
+        (["validate", "."], 2, "cannot be read"),
+        (["validate", "-", "--base", "gone"], 2, "`gone` names no commit"),
+        (["validate", "-", "--strategy", "NOPE"], 2, "no strategy `NOPE`"),
+        (["validate", "-", "--format", "nope"], 2, "nope"),
+        (["validate", "-", "--repo", "/"], 2, "not in a git repository"),
+        (["validate", "-", "--repo", "/no/where"], 2, "not a folder"),
+        (["validate", "-", "--config", "gone.toml"], 2, "no configuration file"),
+        (["validate", "-", "--python", "/no/python"], 3, "no interpreter"),
+        (["validate"], 2, "PATCH"),
+        (["nonsense"], 2, "invalid choice"),
+        ([], 2, "COMMAND"),
+        (["cache"], 2, "ACTION"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_a_hint(
+    project: GitBox, arguments: list[str], code: int, message: str
+) -> None:
+    done = run(*arguments, cwd=project.top, text=GOOD, check=code)
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert "hint: " in done.stderr or "usage: " in done.stderr
+
+
+def test_verbose_adds_the_cause(project: GitBox) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox_engine", "validate", "-", "--base", "gone", "-v"],
+        cwd=project.top,
+        input=GOOD,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_strategies_are_listed(project: GitBox) -> None:
+    done = run("strategies", cwd=project.top, check=0)
+    assert "* SYNTAX_AND_PYTEST" in done.stdout
+    record = json.loads(run("strategies", "--output", "json", cwd=project.top, check=0).stdout)
+    assert record["DISCARD"]["steps"] == []
+
+
+def test_doctor_names_what_is_missing(project: GitBox, tmp_path: Path) -> None:
+    done = run("doctor", cwd=project.top, check=0)
+    assert "ok   interpreter: " in done.stdout
+    assert "isolation: none" in done.stdout
+    done = run("doctor", cwd=tmp_path, check=3)
+    assert "BAD  repository: " in done.stdout
+    assert "hint: " in done.stdout
+
+
+def test_the_cache_is_seen_and_cleared(project: GitBox) -> None:
+    run("validate", "-", "--strategy", "SYNTAX_ONLY", cwd=project.top, text=GOOD, check=0)
+    assert "1 PASSED" in run("cache", "info", cwd=project.top, check=0).stdout
+    record = json.loads(run("cache", "info", "--output", "json", cwd=project.top).stdout)
+    assert Path(record["folder"]).is_dir()
+    run("cache", "clear", cwd=project.top, check=0)
+    assert not Path(record["folder"]).exists()
+    run("validate", "-", "--strategy", "SYNTAX_ONLY", cwd=project.top, text=GOOD, check=0)
+    run("cache", "clear", "--all", cwd=project.top, check=0)
+    assert os.listdir(store.cache_home()) == ["CACHEDIR.TAG"]
+
+
+def test_version_and_help(project: GitBox) -> None:
+    assert run("--version", cwd=project.top, check=0).stdout.startswith("sandbox-engine ")
+    help_text = run("--help", cwd=project.top, check=0).stdout
+    assert "exit codes:" in help_text
+    assert "examples:" in help_text
+    assert "--base" in run("validate", "--help", cwd=project.top, check=0).stdout
+
+
+def test_a_reader_that_leaves_is_no_error(project: GitBox) -> None:
+    shell = f"{sys.executable} -m sandbox_engine strategies --output json | head -c 1"
+    done = subprocess.run(
+        ["bash", "-c", shell], cwd=project.top, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "{"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(
+    project: GitBox, tmp_path: Path, number: signal.Signals
+) -> None:
+    pid_file = tmp_path / "pid"
+    (tmp_path / "c.toml").write_text(
+        'strategy = "S"\n[strategies.S]\n'
+        f'steps = [{{command = ["sh", "-c", "echo $$ > {pid_file}; sleep 60"]}}]\n'
+    )
+    before = project.snapshot()
+    arguments = ["validate", "-", "--config", str(tmp_path / "c.toml")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "sandbox_engine", *arguments],
+        cwd=project.top,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin is not None
+        child.stdin.write(GOOD)
+        child.stdin.close()
+        child.stdin = None
+        deadline = time.monotonic() + 30
+        while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        child.send_signal(number)
+        _, errors = child.communicate(timeout=20)
+    assert child.returncode == (130 if number == signal.SIGINT else 128 + number)
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+    assert project.snapshot() == before
+    scratch = [path.read_text() for path in store.cache_home().glob("*/slots/*.state/scratch")]
+    assert scratch == []
+    run("validate", "-", "--strategy", "SYNTAX_ONLY", cwd=project.top, text=GOOD, check=0)
+
+
+def test_nothing_a_test_prints_reaches_the_terminal_raw(project: GitBox) -> None:
+    patch = json.dumps(
+        [
+            {
+                "file_path": "tests/test_calc.py",
+                "operation": "INSERT",
+                "content": "def test_evil():\n    raise ValueError('\\x1b]0;owned\\x07')",
+            }
+        ]
+    )
+    done = run("validate", "-", cwd=project.top, text=patch, check=1)
+    assert "\x1b" not in done.stdout
+    assert "\\x1b]0;owned" in done.stdout

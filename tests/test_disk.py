@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sandbox_engine import disk
+
+
+def test_a_file_is_replaced_whole_and_only_when_it_changed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    disk.write_whole(path, b"one", durable=True)
+    before = path.stat().st_ino
+    disk.write_if_changed(path, b"one")
+    assert path.stat().st_ino == before
+    disk.write_if_changed(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert not list(tmp_path.glob("file.*"))
+
+
+def test_removal_stays_inside_whatever_lies_there(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keep").write_text("keep")
+    folder = tmp_path / "folder"
+    (folder / "locked" / "deep").mkdir(parents=True)
+    (folder / "locked" / "deep" / "file").write_text("x")
+    (folder / "link").symlink_to(outside)
+    (folder / "locked" / "link").symlink_to(outside)
+    os.mkfifo(folder / "pipe")
+    (folder / "locked" / "deep").chmod(0)
+    (folder / "locked").chmod(0)
+    disk.remove_tree(folder)
+    assert not folder.exists()
+    assert (outside / "keep").read_text() == "keep"
+    assert oct(outside.stat().st_mode & 0o777) != "0o0"
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "link"])
+def test_removal_takes_what_is_no_folder_too(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "path"
+    if kind == "file":
+        path.write_text("x")
+    if kind == "link":
+        path.symlink_to(tmp_path)
+    disk.remove_tree(path)
+    assert not os.path.lexists(path)
+    assert tmp_path.exists()
+
+
+def test_size_counts_what_is_on_disk(tmp_path: Path) -> None:
+    assert disk.size_of(tmp_path / "gone") == 0
+    (tmp_path / "a").write_bytes(b"x" * 10_000)
+    assert disk.size_of(tmp_path) >= 10_000

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import dataclasses
+
+from sandbox_engine import report
+from sandbox_engine.verdict import (
+    CommitId,
+    Finding,
+    Outcome,
+    StepResult,
+    TestOutcome,
+    TestRecord,
+    TreeId,
+    Verdict,
+)
+
+VERDICT = Verdict(
+    Outcome.REJECTED,
+    "SYNTAX_ONLY",
+    CommitId("c" * 40),
+    TreeId("b" * 40),
+    TreeId("t" * 40),
+    reason="`a.py` is not valid",
+    hint="correct it",
+    changed_paths=tuple(f"{n}.py" for n in range(7)),
+)
+FINDING = Finding("syntax-error", "wrong", "a.py", 3, 5, "\tx = (", "close it")
+
+
+def test_the_outcome_comes_first_and_what_to_do_follows() -> None:
+    lines = report.text(dataclasses.replace(VERDICT, findings=(FINDING,))).split("\n")
+    assert lines[0] == "REJECTED: `a.py` is not valid"
+    assert "  syntax-error a.py:3:5" in lines
+    caret = lines[lines.index("     x = (") + 1]
+    assert caret.index("^") == 4 + 5 - 1
+    assert "hint: correct it" in lines
+    assert "changed   0.py, 1.py, 2.py, 3.py, 4.py and 2 more" in lines
+
+
+def test_several_findings_each_say_what_is_wrong() -> None:
+    other = Finding("file-too-large", "has too many bytes", "b.bin", hint="leave it out")
+    text = report.text(dataclasses.replace(VERDICT, findings=(FINDING, other)))
+    assert "    wrong\n" in text
+    assert "  file-too-large b.bin\n    has too many bytes\n    hint: leave it out" in text
+
+
+def test_many_red_tests_are_shortened_and_control_characters_shown() -> None:
+    red = tuple(TestRecord(f"t{n}", TestOutcome.FAILED, 0, "boo\x1b[31m\rx") for n in range(12))
+    step = StepResult("pytest", Outcome.FAILED, 1.25, "12 failed", tests=red)
+    text = report.text(dataclasses.replace(VERDICT, outcome=Outcome.FAILED, steps=(step,)))
+    assert "  and 2 more" in text
+    assert "boo\\x1b[31m\\rx" in text
+    assert "(pytest 1.25 s)" in text
+
+
+def test_a_step_without_tests_shows_the_end_of_its_output() -> None:
+    output = "".join(f"line {n}\n" for n in range(100))
+    step = StepResult("command x", Outcome.FAILED, reason="exit code 1", output=output)
+    text = report.text(dataclasses.replace(VERDICT, outcome=Outcome.FAILED, steps=(step,)))
+    assert "line 99" in text
+    assert "line 69\n" not in text

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sandbox_engine.verdict import (
+    CommitId,
+    Outcome,
+    StepResult,
+    TestOutcome,
+    TestRecord,
+    TreeId,
+    Verdict,
+    judge,
+)
+
+PASSED = StepResult("syntax", Outcome.PASSED, reason="2 changed files checked")
+FAILED = StepResult("pytest", Outcome.FAILED, reason="1 test failed", hint="read it")
+UNSURE = StepResult("command", Outcome.INCONCLUSIVE, reason="took too long", recurs=False)
+VERDICT = Verdict(Outcome.FAILED, "S", CommitId("c" * 40), TreeId("b" * 40), TreeId("t" * 40))
+
+
+def test_the_worst_step_decides() -> None:
+    assert judge([PASSED]) == (Outcome.PASSED, "syntax: 2 changed files checked", None)
+    assert judge([PASSED, FAILED, UNSURE]) == (Outcome.FAILED, "pytest: 1 test failed", "read it")
+    assert judge([UNSURE, PASSED])[0] is Outcome.INCONCLUSIVE
+
+
+def test_nothing_run_is_nothing_proved() -> None:
+    outcome, reason, hint = judge([])
+    assert outcome is Outcome.INCONCLUSIVE
+    assert "nothing was proved" in reason
+    assert hint
+
+
+def test_the_evidence_counts_tests() -> None:
+    tests = (
+        TestRecord("a", TestOutcome.PASSED),
+        TestRecord("b", TestOutcome.SKIPPED),
+    )
+    assert judge([dataclasses.replace(PASSED, tests=tests)])[1] == "syntax: 1 of 2 tests passed"
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_what_must_recur_is_final(outcome: Outcome) -> None:
+    verdict = dataclasses.replace(VERDICT, outcome=outcome)
+    assert verdict.is_final is (outcome in (Outcome.PASSED, Outcome.FAILED))
+    assert not dataclasses.replace(verdict, steps=(UNSURE,)).is_final
+
+
+def test_red_tests_are_collected_from_all_steps() -> None:
+    red = TestRecord("a", TestOutcome.ERROR)
+    green = TestRecord("b", TestOutcome.XFAILED)
+    step = dataclasses.replace(FAILED, tests=(red, green))
+    assert dataclasses.replace(VERDICT, steps=(PASSED, step)).red_tests == (red,)
+
+
+@pytest.mark.parametrize("record", [{}, {"schema": 2}, {"schema": 1}, {"schema": 1, "outcome": 3}])
+def test_what_is_no_verdict_is_refused(record: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        Verdict.from_json(record)
