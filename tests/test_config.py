@@ -24,8 +24,6 @@ memory_bytes = 1000
 """
 
 
-
-
 def test_a_project_defines_its_own_strategy(tmp_path: Path) -> None:
     (tmp_path / "sandbox-engine.toml").write_text(FULL)
     config = load_config(tmp_path, environment={})
@@ -81,7 +79,7 @@ def test_the_first_file_that_is_there_counts(tmp_path: Path) -> None:
         ("[strategies.A]\nsteps = ['pytset']", "`pytset` is none"),
         ("[strategies.A]\nsteps = [[1]]", "is none"),
         ("[strategies.A]\nsteps = [{command = ''}]", "a command with its arguments"),
-        ("[strategies.A]\nsteps = [{command = \"it's\"}]", "words as a shell reads them"),
+        ('[strategies.A]\nsteps = [{command = "it\'s"}]', "words as a shell reads them"),
         ("[strategies.A]\nsteps = [{command = 3}]", "a list of texts"),
         ("[strategies.A]\nsteps = [{syntax = 'x'}]", "without arguments"),
         ("[strategies.A]\nsteps = []\ntimeout = 3", "no setting of a strategy"),

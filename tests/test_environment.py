@@ -25,7 +25,9 @@ PACKAGE = {
     '[project]\nname = "thing"\nversion = "1.2"\n'
     '[tool.setuptools.packages.find]\nwhere = ["{root}"]\n',
     "{root}/thing/__init__.py": "def answer():\n    return 42\n",
-    "tests/test_thing.py": "import thing\n\n\ndef test_answer():\n    assert thing.answer() == 42\n",
+    "tests/test_thing.py": (
+        "import thing\n\n\ndef test_answer():\n    assert thing.answer() == 42\n"
+    ),
 }
 
 
