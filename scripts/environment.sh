@@ -35,7 +35,7 @@ make_environment() {
         echo "installing python3-venv, which this Python comes without" >&2
         as_root apt-get update -qq && as_root apt-get install -y -qq python3-venv >&2
     fi
-    "$base" -m venv --clear "$root/.venv"
+    "$base" -m venv "$root/.venv"
 }
 
 # The stamp says what the environment was made from, so that a changed setup.cfg makes it anew.

@@ -399,8 +399,8 @@ def _apply_hunks(diff: FileDiff, content: bytes, overlay: _Overlay) -> tuple[byt
 def _hunk_refused(diff: FileDiff, number: int) -> EditRefused:
     hunk = diff.hunks[number - 1]
     where = "at the start of the file" if hunk.old_start <= 1 else f"near line {hunk.old_start}"
-    if not hunk.trailing and hunk.old_start > 1:
-        where = "at the end of the file"
+    if not hunk.trailing:
+        where = f"{where}, with nothing after them" if hunk.old_start <= 1 else "at its end"
     sought = f"the {len(hunk.old)} lines it expects are not {where}"
     if not hunk.old:
         sought = f"the file is not empty, and it adds lines {where}"
