@@ -98,14 +98,15 @@ def _new_tests(step: Step, bench: Bench) -> StepResult:
         step.name, bench.sandbox(), bench.session(), files, bench.recipe.limits
     )
     empty = pytest_step.without_tests(files, report)
-    if result.outcome is Outcome.PASSED and empty:
-        return dataclasses.replace(
-            result,
-            outcome=Outcome.FAILED,
-            reason=f"no test was collected from `{empty[0]}`",
-            hint="define a function whose name begins with `test_` in it",
-        )
-    return result
+    if result.outcome is Outcome.FAILED or not report.ended or not empty:
+        return result
+    return dataclasses.replace(
+        result,
+        outcome=Outcome.FAILED,
+        reason=f"no test was collected from `{empty[0]}`",
+        hint="define a function whose name begins with `test_` in it",
+        recurs=True,
+    )
 
 
 def _is_test_file(path: bytes) -> bool:

@@ -148,7 +148,7 @@ def test_every_shipped_strategy_ends_in_a_verdict(engine: Engine, name: str) -> 
         ({"tests/test_new.py": "def test_new():\n    assert 1\n"}, Outcome.PASSED, "1 of 1"),
         ({"tests/test_new.py": "def test_new():\n    assert 0\n"}, Outcome.FAILED, "test_new"),
         ({"tests/new.py": "def test_new(): pass\n"}, Outcome.FAILED, "adds no test file"),
-        ({"tests/test_new.py": "def helper(): pass\n"}, Outcome.INCONCLUSIVE, "no test ran"),
+        ({"tests/test_new.py": "def helper(): pass\n"}, Outcome.FAILED, "no test was collected"),
         (
             {"tests/test_a.py": "def test_a(): pass\n", "tests/test_b.py": "x = 1\n"},
             Outcome.FAILED,
