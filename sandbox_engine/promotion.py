@@ -76,9 +76,9 @@ class _Place:
 
     def environment(self, index: Path | None = None) -> dict[str, str]:
         extra = {} if index is None else {"GIT_INDEX_FILE": str(index)}
-        return git.plain_environment(
-            GIT_ALTERNATE_OBJECT_DIRECTORIES=str(self.store_objects), **extra
-        )
+        # Quoted, because a colon would begin another folder.
+        quoted = str(self.store_objects).replace("\\", "\\\\").replace('"', '\\"')
+        return git.plain_environment(GIT_ALTERNATE_OBJECT_DIRECTORIES=f'"{quoted}"', **extra)
 
     def git(self, *arguments: str, index: Path | None = None, input: bytes = b"") -> bytes:
         where = [f"--git-dir={self.git_dir}"]
@@ -201,8 +201,18 @@ def _refresh(place: _Place) -> None:
     try:
         place.git("update-index", "-q", "--refresh")
     except GitError as error:
+        lock = place.git_dir / "index.lock"
+        if lock.exists():
+            raise _in_use(lock) from error
         if error.code != 1:
             raise
+
+
+def _in_use(lock: Path) -> PromotionError:
+    return PromotionError(
+        f"`{lock}` is there: another git may be at work",
+        remedy="wait for it to end; if none runs, remove the file",
+    )
 
 
 def _local_changes(error: GitError) -> Exception:
@@ -360,12 +370,9 @@ def _run_hook(
     hook = (place.top or place.git_dir) / os.fsdecode(folder).rstrip("\n") / name
     if not os.access(hook, os.X_OK) or hook.is_dir():
         return None
-    environment = {
-        **place.environment(index),
-        "GIT_DIR": str(place.git_dir),
-        "GIT_EDITOR": ":",
-        **({"GIT_WORK_TREE": str(place.top)} if place.top else {}),
-    }
+    environment = {**place.environment(index), "GIT_EDITOR": ":"}
+    if place.top is None:
+        environment["GIT_DIR"] = str(place.git_dir)
     return process.run_tool(
         [str(hook), *arguments],
         cwd=place.top or place.git_dir,
@@ -419,10 +426,17 @@ def _journal_path(store: Store) -> Path:
 
 
 def recover(store: Store) -> None:
-    """Complete or undo a promotion that was killed; one that is under way is left alone."""
+    """Complete or undo a promotion that was killed.
+
+    One that is under way is left alone, and so is one whose files another git has locked: the
+    next promotion meets the journal again, and says so.
+    """
     if not _journal_path(store).exists():
         return
-    with contextlib.suppress(SandboxBusyError), store.locked("promotion", wait_s=0) as held:
+    with (
+        contextlib.suppress(SandboxBusyError, PromotionError),
+        store.locked("promotion", wait_s=0) as held,
+    ):
         _recover(store, held)
 
 
@@ -507,8 +521,5 @@ def _remove_lock(path: Path, journal: _Journal) -> None:
     except FileNotFoundError:
         return
     if not -1 <= age_s <= _LOCK_IS_OURS_S:
-        raise PromotionError(
-            f"`{path}` is there: another git may be at work",
-            remedy="wait for it to end; if none runs, remove the file",
-        )
+        raise _in_use(path)
     path.unlink(missing_ok=True)

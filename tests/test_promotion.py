@@ -17,6 +17,7 @@ from sandbox_engine import Engine, Outcome, Verdict
 from sandbox_engine.errors import (
     LocalChangesError,
     PromotionError,
+    SandboxError,
     StaleBaseError,
     UsageError,
 )
@@ -90,6 +91,27 @@ def test_an_edit_that_would_be_lost_is_refused(
     after = project.snapshot()
     after.pop(".git/index")
     assert after == before
+
+
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_an_edit_that_git_does_not_see_is_refused(
+    project: GitBox, engine: Engine, passed: Verdict, flag: str
+) -> None:
+    project.git("update-index", flag, "calc.py")
+    project.write({"calc.py": "mine = 1\n"})
+    with pytest.raises(LocalChangesError, match=r"calc\.py"):
+        engine.promote(passed, branch="main")
+    assert (project.top / "calc.py").read_text() == "mine = 1\n"
+
+
+def test_a_lock_of_another_git_is_left_and_named(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    (project.top / ".git" / "index.lock").touch()
+    with pytest.raises(SandboxError, match=r"index\.lock"):
+        engine.promote(passed, branch="main")
+    assert (project.top / ".git" / "index.lock").exists()
+    assert project.head == passed.base
 
 
 def test_a_moved_branch_is_refused(project: GitBox, engine: Engine, passed: Verdict) -> None:
