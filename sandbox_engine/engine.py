@@ -130,10 +130,9 @@ class Engine:
                 isolation=_ISOLATION, environment=run.environment,
             )  # fmt: skip
             self.cache.keep(key, verdict)
-        if verdict.outcome is Outcome.PASSED:
-            commit = store.commit_candidate(
-                self.store, candidate.base, candidate.id, summary or "candidate"
-            )
+        if verdict.outcome is Outcome.PASSED and not store.is_kept(self.store, candidate.id):
+            tree.write_tree(self.store, candidate)
+            commit = store.commit_candidate(self.store, candidate.base, candidate.id)
             store.keep_passed(self.store, candidate.id, commit)
         return verdict
 
@@ -182,7 +181,7 @@ class _Run:
     def _roots(self) -> tuple[str, ...]:
         if self._config.source_roots is not None:
             return self._config.source_roots
-        has_src = tree.has_folder(self._store, self._candidate.id, b"src")
+        has_src = tree.has_folder(self._store, self._candidate, b"src")
         return ("src", "") if has_src else ("",)
 
     @functools.cached_property
@@ -228,11 +227,9 @@ class _Run:
         return *judge(results), results
 
     def _open(self) -> contextlib.AbstractContextManager[Sandbox]:
-        message = "candidate"
         store.tidy(self._store)
-        commit = store.commit_candidate(
-            self._store, self._candidate.base, self._candidate.id, message
-        )
+        tree.write_tree(self._store, self._candidate)
+        commit = store.commit_candidate(self._store, self._candidate.base, self._candidate.id)
         return open_sandbox(
             self._store,
             commit,
@@ -243,7 +240,7 @@ class _Run:
         )
 
     def _read(self, path: bytes) -> File | None:
-        return tree.read_file(self._store, self._candidate.id, path)
+        return tree.read_file(self._store, self._candidate, path)
 
     def _search_path(self, sandbox: Sandbox) -> Mapping[str, str]:
         roots = (os.path.normpath(sandbox.root / root) for root in self._roots)

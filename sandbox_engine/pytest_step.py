@@ -7,8 +7,10 @@ over a pipe from our own plugin (docs/adr/0003-proof-over-a-pipe.md).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +55,13 @@ def run_pytest(
 
     Under xdist a red test counts only if it is red alone too: not every suite may be split.
     """
+    started = time.monotonic()
     done, report = _run(sandbox, session, arguments, session.workers, limits)
     result = judge_session(name, done, report, sandbox, session)
     if session.workers and result.outcome is not Outcome.PASSED:
         done, report = _run(sandbox, session, arguments, 0, limits)
         result = judge_session(name, done, report, sandbox, session)
-    return result, report
+    return dataclasses.replace(result, elapsed_s=time.monotonic() - started), report
 
 
 def _run(

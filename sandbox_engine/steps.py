@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -40,16 +39,11 @@ def run_steps(bench: Bench) -> tuple[StepResult, ...]:
     """Run the recipe's steps in order up to the first that does not pass; return their results."""
     results: list[StepResult] = []
     for step in bench.recipe.steps:
-        started = time.monotonic()
         result = _STEPS[step.kind](step, bench)
-        results.append(_timed(result, time.monotonic() - started))
+        results.append(result)
         if result.outcome is not Outcome.PASSED:
             break
     return tuple(results)
-
-
-def _timed(result: StepResult, elapsed_s: float) -> StepResult:
-    return dataclasses.replace(result, elapsed_s=elapsed_s)
 
 
 def _syntax(step: Step, bench: Bench) -> StepResult:
@@ -116,18 +110,22 @@ def _is_test_file(path: bytes) -> bool:
 
 def _command(step: Step, bench: Bench) -> StepResult:
     done = bench.sandbox().run(list(step.args), bench.recipe.limits, variables=bench.variables())
-    output = pytest_step.tail(done)
+    passed = StepResult(
+        step.name, Outcome.PASSED, done.elapsed_s, "exit code 0", output=pytest_step.tail(done)
+    )
     if done.stop is not None:
         reason, hint = pytest_step.stopped(done.stop)
-        return StepResult(
-            step.name, Outcome.INCONCLUSIVE, reason=reason, hint=hint, output=output, recurs=False
+        return dataclasses.replace(
+            passed, outcome=Outcome.INCONCLUSIVE, reason=reason, hint=hint, recurs=False
         )
     if done.code != 0:
-        return StepResult(
-            step.name, Outcome.FAILED, reason=pytest_step.ended(done), output=output,
+        return dataclasses.replace(
+            passed,
+            outcome=Outcome.FAILED,
+            reason=pytest_step.ended(done),
             hint="its output says why",
-        )  # fmt: skip
-    return StepResult(step.name, Outcome.PASSED, reason="exit code 0", output=output)
+        )
+    return passed
 
 
 _STEPS: Mapping[StepKind, Callable[[Step, Bench], StepResult]] = {

@@ -224,7 +224,7 @@ def _loose_tags(folder: Path) -> Iterator[Path]:
             yield Path(parent, name)
 
 
-def commit_candidate(store: Store, base: CommitId, tree: TreeId, message: str) -> CommitId:
+def commit_candidate(store: Store, base: CommitId, tree: TreeId) -> CommitId:
     """Return a commit of `tree` on `base` in the store; the same arguments give the same commit."""
     import pygit2
 
@@ -233,10 +233,15 @@ def commit_candidate(store: Store, base: CommitId, tree: TreeId, message: str) -
         "sandbox-engine", "sandbox-engine@localhost", parent.commit_time, parent.commit_time_offset
     )
     try:
-        made = store.objects.create_commit(None, author, author, message, tree, [base])
+        made = store.objects.create_commit(None, author, author, "candidate", tree, [base])
     except (OSError, pygit2.GitError) as error:
         raise git.foreign_failure(error, "the candidate commit cannot be written") from error
     return CommitId(str(made))
+
+
+def is_kept(store: Store, tree: TreeId) -> bool:
+    """Tell whether `tree` is held for a promotion, with all its objects."""
+    return f"refs/passed/{tree}" in store.objects.references
 
 
 def keep_passed(store: Store, tree: TreeId, commit: CommitId) -> None:

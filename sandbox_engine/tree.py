@@ -1,11 +1,14 @@
-"""Candidate trees: a base commit and a patch become a tree, in memory and in our own store.
+"""Candidate trees: a base commit and a patch become a tree, in memory and then in our own store.
 
-Only the folders that the patch touches are written. Names are checked on bytes by `patch` before
-libgit2 sees one: libgit2 accepts some names that git would not check out.
+A tree's id is known before anything is written, so that a patch that is refused, or known
+already, costs no write; `write_tree` then makes the objects and must come to the same id. Names
+are checked on bytes by `patch` before libgit2 sees one: libgit2 accepts some that git would not
+check out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from sandbox_engine import git, patch
-from sandbox_engine.errors import PatchConflictError
+from sandbox_engine.errors import GitError, PatchConflictError
 from sandbox_engine.patch import File, Patch
 from sandbox_engine.store import Store
 from sandbox_engine.verdict import CommitId, Finding, TreeId
@@ -27,7 +30,7 @@ _LINK_MODE = 0o160000
 
 @dataclass(frozen=True, slots=True)
 class CandidateTree:
-    """A base commit with every edit of a patch made.
+    """A base commit with every edit of a patch made; see `write_tree` for its objects.
 
     `before` and `after` map each changed path to what it held and holds; None means absent.
     """
@@ -70,12 +73,8 @@ def build_tree(store: Store, base: CommitId, base_tree: TreeId, edits: Patch) ->
 
     changes = patch.apply_patch(edits, read)
     _refuse_folders(root, changes.files)
-    try:
-        tree = _write(objects, root, _nested(changes.files))
-    except (OSError, pygit2.GitError) as error:
-        raise git.foreign_failure(error, "the candidate tree cannot be written") from error
     return CandidateTree(
-        id=TreeId(str(tree or objects.TreeBuilder().write())),
+        id=TreeId((_hashed(root, _nested(changes.files)) or _EMPTY_TREE).hex()),
         base=base,
         base_tree=base_tree,
         before={path: read(path) for path in changes.files},
@@ -84,22 +83,43 @@ def build_tree(store: Store, base: CommitId, base_tree: TreeId, edits: Patch) ->
     )
 
 
-def read_file(store: Store, tree: TreeId, path: bytes) -> File | None:
-    """Return the file at `path` of `tree`, or None."""
+def write_tree(store: Store, candidate: CandidateTree) -> None:
+    """Write the candidate's objects into the store; those that are there already cost nothing."""
     import pygit2
 
-    root = store.objects[tree]
+    root = store.objects[candidate.base_tree]
+    try:
+        made = _write(store.objects, root, _nested(candidate.after))
+        id = str(made or store.objects.TreeBuilder().write())
+    except (OSError, pygit2.GitError) as error:
+        raise git.foreign_failure(error, "the candidate tree cannot be written") from error
+    if id != candidate.id:
+        raise GitError(
+            f"libgit2 made the tree {id} where {candidate.id} was meant",
+            remedy="`git fsck` tells whether the repository is sound; if it is, please report this",
+        )
+
+
+def read_file(store: Store, candidate: CandidateTree, path: bytes) -> File | None:
+    """Return the file at `path` of the candidate, or None."""
+    import pygit2
+
+    if path in candidate.after:
+        return candidate.after[path]
+    root = store.objects[candidate.base_tree]
     assert isinstance(root, pygit2.Tree)
     return _read(store.objects, root, path)
 
 
-def has_folder(store: Store, tree: TreeId, path: bytes) -> bool:
-    """Tell whether `tree` has a folder at `path`."""
+def has_folder(store: Store, candidate: CandidateTree, path: bytes) -> bool:
+    """Tell whether the candidate has a folder at `path`, or the base has."""
     import pygit2
 
-    root = store.objects[tree]
+    root = store.objects[candidate.base_tree]
     assert isinstance(root, pygit2.Tree)
-    return isinstance(_entry(root, path), pygit2.Tree)
+    return isinstance(_entry(root, path), pygit2.Tree) or any(
+        changed.startswith(path + b"/") for changed, file in candidate.after.items() if file
+    )
 
 
 def first_party(store: Store, tree: TreeId, roots: tuple[str, ...]) -> frozenset[str]:
@@ -218,6 +238,37 @@ def _nested(files: Mapping[bytes, File | None]) -> _Folder:
             level = inner
         level[name] = file
     return nested
+
+
+def _hashed(base: pygit2.Object | None, changes: _Folder) -> bytes | None:
+    """Return the id that `base` with `changes` has, or None when nothing is left in it."""
+    import pygit2
+
+    old = base if isinstance(base, pygit2.Tree) else None
+    entries = {entry.raw_name or b"": (int(entry.filemode), entry.id.raw) for entry in old or ()}
+    for name, change in changes.items():
+        was = entries.pop(name, None)
+        if isinstance(change, dict):
+            below = _entry(old, name) if old and was and was[0] == _TREE_MODE else None
+            if (inner := _hashed(below, change)) is not None:
+                entries[name] = (_TREE_MODE, inner)
+        elif change is not None:
+            entries[name] = (change.mode, _object_id(b"blob", change.content))
+    return _tree_object_id(entries) if entries else None
+
+
+def _tree_object_id(entries: Mapping[bytes, tuple[int, bytes]]) -> bytes:
+    """Return the id of a tree; git sorts a folder as if its name ended in a slash."""
+    items = sorted(entries.items(), key=lambda item: item[0] + b"/" * (item[1][0] == _TREE_MODE))
+    return _object_id(b"tree", b"".join(b"%o %s\0%s" % (m, name, id) for name, (m, id) in items))
+
+
+def _object_id(kind: bytes, content: bytes) -> bytes:
+    header = b"%s %d\0" % (kind, len(content))
+    return hashlib.sha1(header + content, usedforsecurity=False).digest()
+
+
+_EMPTY_TREE = _object_id(b"tree", b"")
 
 
 def _write(

@@ -79,6 +79,8 @@ class TestRecord:
 class StepResult:
     """What one step of a strategy found; `output` is the tail of what it wrote.
 
+    `elapsed_s` is the time of what the step ran; opening the sandbox is not in it.
+
     `recurs` is False where the same run could end otherwise (a time-out, a crash), so that it is
     never kept in the verdict cache.
     """

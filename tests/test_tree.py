@@ -16,7 +16,11 @@ def opened(project: GitBox) -> Store:
 
 def build(opened: Store, text: bytes) -> tree.CandidateTree:
     commit, base_tree = git.resolve_commit(opened.repository, "HEAD")
-    return tree.build_tree(opened, commit, base_tree, parse_patch(text))
+    candidate = tree.build_tree(opened, commit, base_tree, parse_patch(text))
+    assert candidate.id not in opened.objects
+    tree.write_tree(opened, candidate)
+    assert candidate.id in opened.objects
+    return candidate
 
 
 @pytest.mark.parametrize(
