@@ -8,6 +8,11 @@ import shutil
 import stat
 from pathlib import Path
 
+from sandbox_engine import process
+from sandbox_engine.errors import SandboxError
+
+_REMOVE_S = 600.0
+
 
 def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Replace the file at `path` in one step; a reader sees the old content or the new.
@@ -58,19 +63,16 @@ def remove_tree(folder: Path) -> None:
         return
     try:
         shutil.rmtree(folder)
-    except PermissionError:
-        make_enterable(folder)
-        shutil.rmtree(folder)
-
-
-def make_enterable(folder: Path) -> None:
-    """Let the owner list and change every folder below `folder`; links are not followed."""
-    os.chmod(folder, 0o700)
-    for parent, names, _ in os.walk(folder):
-        for name in names:
-            path = os.path.join(parent, name)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
+    except (OSError, RecursionError):
+        # Folders that may not be entered, or nested deeper than a path or our stack is long.
+        for argv in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            done = process.run_tool([*argv, "--", str(folder)], timeout_s=_REMOVE_S)
+        if os.path.lexists(folder):
+            said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            raise SandboxError(
+                f"`{folder}` cannot be removed" + (f": {said[-1]}" if said else ""),
+                remedy="remove it by hand, as the user that owns what is in it",
+            ) from None
 
 
 def size_of(folder: Path) -> int:

@@ -84,7 +84,7 @@ def _room(folder: Path) -> str:
 
 def _interpreter(opened: store.Store, file: Path | None) -> str:
     config = load_config(opened.repository.top, file=file)
-    executable = choose_interpreter(config.python, opened.repository.top)
+    executable = choose_interpreter(config.python, opened.repository)
     interpreter = describe_interpreter(executable, Cache(opened.database))
     require_pytest(interpreter)
     version = ".".join(map(str, interpreter.version))

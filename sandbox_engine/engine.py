@@ -17,7 +17,7 @@ from sandbox_engine import carry, git, promotion, store, tree
 from sandbox_engine.cache import Cache, Key
 from sandbox_engine.carry import Carried
 from sandbox_engine.config import Config, load_config
-from sandbox_engine.errors import PatchError
+from sandbox_engine.errors import PatchError, UsageError
 from sandbox_engine.interpreter import (
     Interpreter,
     choose_interpreter,
@@ -27,9 +27,9 @@ from sandbox_engine.interpreter import (
 from sandbox_engine.patch import File, parse_patch
 from sandbox_engine.precheck import precheck
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Session
-from sandbox_engine.recipe import Recipe, StepKind
+from sandbox_engine.recipe import Recipe
 from sandbox_engine.sandbox import Sandbox, allowed_variables, open_sandbox
-from sandbox_engine.steps import Bench, run_steps
+from sandbox_engine.steps import RUNNING, Bench, run_steps
 from sandbox_engine.tree import CandidateTree, build_tree
 from sandbox_engine.verdict import CommitId, Finding, Outcome, StepResult, Verdict, judge
 from sandbox_engine.version import VERSION
@@ -62,9 +62,14 @@ class Engine:
         """
         self.repository: Repository = git.find_repository(repo)
         self.config = load_config(self.repository.top) if config is None else config
-        self.store = store.open_store(self.repository, cache_home)
-        self.cache = Cache(self.store.database)
+        self._cache_home = cache_home
+        self._open()
         promotion.recover(self.store)
+
+    def _open(self) -> None:
+        """Open the store, which somebody may have deleted: it is a cache."""
+        self.store = store.open_store(self.repository, self._cache_home)
+        self.cache = Cache(self.store.database)
 
     def validate(
         self,
@@ -82,6 +87,8 @@ class Engine:
         interpreter, no space, no free sandbox.
         """
         started = time.monotonic()
+        if not self.store.database.parent.is_dir() or not self.store.git_dir.is_dir():
+            self._open()
         recipe = self.config.recipe(strategy)
         commit, base_tree = git.resolve_commit(self.repository, base)
         try:
@@ -170,7 +177,7 @@ class _Run:
 
     @functools.cached_property
     def interpreter(self) -> Interpreter:
-        executable = choose_interpreter(self._config.python, self._top)
+        executable = choose_interpreter(self._config.python, self._store.repository)
         return describe_interpreter(executable, self._cache)
 
     @functools.cached_property
@@ -181,8 +188,7 @@ class _Run:
     def _roots(self) -> tuple[str, ...]:
         if self._config.source_roots is not None:
             return self._config.source_roots
-        has_src = tree.has_folder(self._store, self._candidate, b"src")
-        return ("src", "") if has_src else ("",)
+        return ("src",) if tree.has_folder(self._store, self._candidate, b"src") else ("",)
 
     @functools.cached_property
     def _variables(self) -> dict[str, str]:
@@ -199,12 +205,14 @@ class _Run:
     @functools.cached_property
     def environment(self) -> str:
         """A digest of all that can change what the steps find, apart from tree and recipe."""
-        if not any(step.kind in _RUNNING for step in self._recipe.steps):
+        if not any(step.kind in RUNNING for step in self._recipe.steps):
             parts: list[object] = [VERSION, self.interpreter.version[:2]]
         else:
             parts = [
-                VERSION, _ISOLATION, self.interpreter.fingerprint(), self._variables,
+                VERSION, _ISOLATION, self.interpreter.fingerprint(self._top), self._variables,
                 self._carried.fingerprint, self._roots,
+                # What `git describe` says in the sandbox.
+                self._candidate.base, store.tags_signature(self._store.repository),
             ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -256,9 +264,11 @@ class _Run:
             self.interpreter,
             self._top,
             self._roots,
-            provided[self._candidate.base_tree]
-            | provided[self._candidate.id]
-            | tree.changed_modules(self._store, self._candidate),
+            # Tests import their helpers from the top, but it must not hide the standard library.
+            ("",) if self._roots == ("src",) else (),
+            provided[self._candidate.base_tree] | provided[self._candidate.id],
+            tree.near_modules(self._store, self._candidate),
+            functools.partial(tree.is_copied_from, self._store, self._candidate),
             # Asked of the base: a patch must not bring a `pytest.py` that is imported first.
             is_early=bool(PYTEST_NEEDS & provided[self._candidate.base_tree]),
             workers=self._workers(),
@@ -282,12 +292,15 @@ class _Run:
                 self._cache.set_note(self._duration_key, max(ran))
 
 
-_RUNNING = (StepKind.PYTEST, StepKind.NEW_TESTS, StepKind.COMMAND)
-
-
 def _text_of(patch: str | bytes | Path) -> bytes:
     if isinstance(patch, Path):
-        return patch.read_bytes()
+        try:
+            return patch.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"the patch `{patch}` cannot be read: {error.strerror}",
+                remedy="give the path of a file that you may read",
+            ) from error
     return patch.encode("utf-8", "surrogateescape") if isinstance(patch, str) else patch
 
 

@@ -34,7 +34,18 @@ OLDEST_GIT = (2, 31)
 """`rev-parse --path-format` came with 2.31."""
 
 _TIME_OUT_S = 600.0
-_INERT = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0")
+_NO_SPACE = ("No space left on device", "Disk quota exceeded", "Out of diskspace")
+_INERT = tuple(
+    word
+    for setting in (
+        "core.hooksPath=/dev/null",
+        "core.fsmonitor=false",
+        "core.attributesFile=/dev/null",
+        "core.excludesFile=/dev/null",
+        "gc.auto=0",
+    )
+    for word in ("-c", setting)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,11 @@ class Repository:
     @property
     def objects_dir(self) -> Path:
         return self.common_dir / "objects"
+
+    @property
+    def main_top(self) -> Path | None:
+        """The main work tree of which `top` may be a linked one."""
+        return self.common_dir.parent if self.common_dir.name == ".git" else None
 
     @property
     def name(self) -> str:
@@ -77,7 +93,11 @@ def plain_environment(**extra: str) -> dict[str, str]:
 def sealed_environment(**extra: str) -> dict[str, str]:
     """Return `plain_environment` with the user's and the system's git configuration shut out."""
     return plain_environment(
-        GIT_CONFIG_NOSYSTEM="1", GIT_CONFIG_GLOBAL=os.devnull, GIT_ATTR_NOSYSTEM="1", **extra
+        GIT_CONFIG_NOSYSTEM="1",
+        GIT_CONFIG_GLOBAL=os.devnull,
+        GIT_ATTR_NOSYSTEM="1",
+        GIT_NO_REPLACE_OBJECTS="1",
+        **extra,
     )
 
 
@@ -135,7 +155,7 @@ def run_store_git(
 def git_failure(argv: Sequence[str], code: int | None, stderr: bytes) -> SandboxError:
     """Return the error that says best why git failed."""
     text = stderr.decode("utf-8", "replace").strip()
-    if "No space left on device" in text or "Disk quota exceeded" in text:
+    if any(sign in text for sign in _NO_SPACE):
         return disk_full("git could not write")
     last = text.splitlines()[-1] if text else f"exit code {code}"
     verb = next((word for word in argv[1:] if word[:1].isalpha() and "=" not in word), "git")
@@ -157,11 +177,21 @@ def disk_full(what: str) -> DiskFullError:
 
 def foreign_failure(error: Exception, what: str) -> SandboxError:
     """Return ours for an error of libgit2 or the operating system met while doing `what`."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(
-        error
-    ):
+    is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if is_full or any(sign in str(error) for sign in _NO_SPACE):
         return disk_full(what)
-    return GitError(f"{what}: {error}", remedy="`git fsck` tells whether the repository is sound")
+    if isinstance(error, OSError):
+        return SandboxError(
+            f"{what}: {error.strerror or error}"
+            + (f" (`{error.filename}`)" if error.filename else ""),
+            remedy="see that the folder is there and that you may write to it; "
+            "XDG_CACHE_HOME names another place for the store",
+        )
+    return GitError(
+        f"{what}: {error}",
+        remedy="`git fsck` tells whether the repository is sound; objects that a partial clone "
+        "left out are brought by `git fetch --refetch`",
+    )
 
 
 def version() -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,8 +22,11 @@ from typing import Any
 from sandbox_engine import git, process
 from sandbox_engine.cache import Cache
 from sandbox_engine.errors import CommandMissingError
+from sandbox_engine.git import Repository
 
 _DESCRIBE_S = 60.0
+_QUOTED = re.compile(r"'([^'\n]+)'")
+_NOT_SOURCE = frozenset({"__pycache__", ".git", ".venv", "venv", "node_modules"})
 _ENVIRONMENT_FOLDERS = (".venv", "venv")
 _QUESTION = """
 import json, os, site, sys, sysconfig
@@ -64,23 +68,33 @@ class Interpreter:
     def is_virtual(self) -> bool:
         return self.prefix != self.base_prefix
 
-    def fingerprint(self) -> str:
-        """Return a digest of the interpreter and the names and times of what is installed."""
-        fields = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256((fields + _signature(self.sites)).encode()).hexdigest()
+    def fingerprint(self, project: Path | None) -> str:
+        """Return a digest of the interpreter, of what is installed, and of what that points to.
+
+        Editable installs from other folders than `project` count with the state of each file:
+        their code runs in the tests too. The project's own is what the sandbox replaces.
+        """
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
+        digest.update(_signature(self.sites).encode())
+        for folder in sorted(_editable_folders(self.sites)):
+            if project is None or not Path(folder).is_relative_to(project):
+                digest.update(_files_signature(folder).encode())
+        return digest.hexdigest()
 
 
-def choose_interpreter(wanted: str | None, top: Path | None) -> str:
+def choose_interpreter(wanted: str | None, repository: Repository) -> str:
     """Return the path of the interpreter to use: `wanted`, the project's own, the active one, ours.
 
-    Raise CommandMissingError when `wanted` is not there.
+    A linked worktree without an environment uses that of the main one. Raise CommandMissingError
+    when `wanted` is not there.
     """
     if wanted is not None:
-        return _wanted(wanted, top)
-    for folder in _ENVIRONMENT_FOLDERS if top else ():
-        path = Path(top or "", folder, "bin", "python")
-        if os.access(path, os.X_OK):
-            return str(path)
+        return _wanted(wanted, repository.top)
+    for top in filter(None, (repository.top, repository.main_top)):
+        for folder in _ENVIRONMENT_FOLDERS:
+            path = top / folder / "bin" / "python"
+            if os.access(path, os.X_OK):
+                return str(path)
     active = os.environ.get("VIRTUAL_ENV")
     if active and os.access(os.path.join(active, "bin", "python"), os.X_OK):
         return os.path.join(active, "bin", "python")
@@ -88,13 +102,11 @@ def choose_interpreter(wanted: str | None, top: Path | None) -> str:
 
 
 def _wanted(wanted: str, top: Path | None) -> str:
-    if os.sep not in wanted:
-        path = shutil.which(wanted) or ""
-    else:
-        candidate = Path(os.path.expanduser(wanted))
-        path = str(candidate if candidate.is_absolute() or not top else top / candidate)
-        if os.path.isdir(path):
-            path = os.path.join(path, "bin", "python")
+    path = str((top or Path()) / os.path.expanduser(wanted))
+    if os.path.isdir(path):
+        path = os.path.join(path, "bin", "python")
+    elif os.sep not in wanted:
+        path = shutil.which(wanted) or path
     if not os.access(path, os.X_OK):
         raise CommandMissingError(
             f"there is no interpreter `{wanted}`",
@@ -153,6 +165,30 @@ def _program_signature(executable: str) -> str:
             continue
         parts.append(f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}")
     return " ".join(parts)
+
+
+def _editable_folders(sites: Iterable[str]) -> set[str]:
+    """Return the folders that `.pth` files, and the finders of editable installs, point to."""
+    folders: set[str] = set()
+    for site in filter(os.path.isdir, sites):
+        for name in os.listdir(site):
+            if name.endswith((".pth", "_finder.py")):
+                text = Path(site, name).read_text(encoding="utf-8", errors="replace")
+                found = text.splitlines() if name.endswith(".pth") else _QUOTED.findall(text)
+                folders.update(path for path in found if os.path.isabs(path))
+    inside = tuple(os.path.join(site, "") for site in sites)
+    return {path for path in folders if os.path.isdir(path) and not f"{path}/".startswith(inside)}
+
+
+def _files_signature(folder: str) -> str:
+    digest = hashlib.sha256()
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in _NOT_SOURCE)
+        for name in sorted(names):
+            status = os.lstat(os.path.join(parent, name))
+            state = f"{parent}/{name}\0{status.st_mtime_ns}\0{status.st_size}\n"
+            digest.update(state.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _signature(sites: Iterable[str]) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,17 +36,33 @@ _OUTPUT_SHOWN = 8_000
 class Session:
     """How pytest is to be run for one candidate.
 
-    `roots` are source roots relative to the sandbox, `first_party` the top-level modules they
-    provide in the base or in the candidate. `is_early` says that the tree provides what pytest
-    itself imports, so that the roots must come first. `workers` is 0 for a run without xdist.
+    `roots` are source roots relative to the sandbox, `last_roots` those that come after all else
+    on the search path. `first_party` are the top-level modules that the roots provide, `near` the
+    names under which changed files might be imported; `is_copy` tells whether a module that
+    was loaded from a file outside is a copy of one of these. `is_early` says that the tree provides
+    what pytest itself imports, so that the roots must come first. `workers` is 0 without xdist.
     """
 
     interpreter: Interpreter
     repository_top: Path | None
     roots: tuple[str, ...]
+    last_roots: tuple[str, ...]
     first_party: frozenset[str]
+    near: frozenset[str]
+    is_copy: Callable[[str, Path], bool]
     is_early: bool
     workers: int = 0
+
+    @property
+    def environments(self) -> list[str]:
+        """The real folders inside the repository that hold an interpreter and its packages."""
+        if self.repository_top is None:
+            return []
+        top = os.path.realpath(self.repository_top)
+        interpreter = self.interpreter
+        folders = (interpreter.prefix, interpreter.base_prefix, interpreter.user_base)
+        real = (os.path.realpath(folder) for folder in folders if folder)
+        return [folder for folder in real if folder.startswith(top + os.sep)]
 
 
 def run_pytest(
@@ -53,12 +70,19 @@ def run_pytest(
 ) -> tuple[StepResult, PytestReport]:
     """Run pytest with `arguments`; return what it proves and the report that proves it.
 
-    Under xdist a red test counts only if it is red alone too: not every suite may be split.
+    Under xdist a red test counts only if it is red alone too: not every suite may be split. A
+    session that did not start is tried once more with nothing compiled beforehand.
     """
     started = time.monotonic()
     done, report = _run(sandbox, session, arguments, session.workers, limits)
     result = judge_session(name, done, report, sandbox, session)
     if session.workers and result.outcome is not Outcome.PASSED:
+        sandbox.restore()
+        done, report = _run(sandbox, session, arguments, 0, limits)
+        result = judge_session(name, done, report, sandbox, session)
+    if not report.started and done.stop is None:
+        sandbox.forget_compiled()
+        sandbox.restore()
         done, report = _run(sandbox, session, arguments, 0, limits)
         result = judge_session(name, done, report, sandbox, session)
     return dataclasses.replace(result, elapsed_s=time.monotonic() - started), report
@@ -90,9 +114,10 @@ def _settings(sandbox: Sandbox, session: Session) -> str:
         {
             "root": str(sandbox.root),
             "repo": str(top) if top else "",
-            "environment": [session.interpreter.prefix],
+            "environment": session.environments,
             "roots": list(session.roots),
-            "first_party": sorted(session.first_party),
+            "last_roots": list(session.last_roots),
+            "first_party": sorted(session.first_party | session.near),
             "early": session.is_early,
         }
     )
@@ -156,7 +181,7 @@ def _doubt(done: Completed, report: PytestReport) -> tuple[str, str] | None:
         return None
     if done.code == 2:
         return "the test session was interrupted", "look for the cause in the output"
-    if not any(test.outcome is not TestOutcome.SKIPPED for test in report.tests):
+    if not any(test.outcome in _RAN for test in report.tests):
         return "no test ran, so nothing was proved", "check `testpaths` and the step's arguments"
     if done.code == 0 and report.collected is not None and len(report.tests) < report.collected:
         return (
@@ -166,6 +191,7 @@ def _doubt(done: Completed, report: PytestReport) -> tuple[str, str] | None:
     return None
 
 
+_RAN = (TestOutcome.PASSED, TestOutcome.FAILED, TestOutcome.ERROR)
 _START_HINT = (
     "run the same tests without the patch; an option or plugin that the project's configuration "
     "names may not be installed in this interpreter's environment"
@@ -219,22 +245,26 @@ def outside_modules(
 ) -> list[tuple[str, str]]:
     """Return the first-party modules that were loaded from elsewhere than the sandbox."""
     inside_of = os.path.realpath(root) + os.sep
+    return [
+        (name, file)
+        for name, file in sorted(modules.items())
+        if not (os.path.realpath(file) + os.sep).startswith(inside_of)
+        and _is_stranger(name, os.path.realpath(file), session)
+    ]
+
+
+def _is_stranger(name: str, real: str, session: Session) -> bool:
+    """Tell whether a module from outside should have come from the sandbox."""
     top = session.repository_top
-    repository = os.path.realpath(top) + os.sep if top else None
-    environment = os.path.realpath(session.interpreter.prefix) + os.sep
-    strangers = []
-    for name, file in sorted(modules.items()):
-        real = os.path.realpath(file)
-        if (real + os.sep).startswith(inside_of):
-            continue
-        is_users = (
-            repository is not None
-            and real.startswith(repository)
-            and not real.startswith(environment)
-        )
-        if is_users or name.partition(".")[0] in session.first_party:
-            strangers.append((name, file))
-    return strangers
+    if top is not None and real.startswith(os.path.realpath(top) + os.sep):
+        environments = (folder + os.sep for folder in session.environments)
+        if not real.startswith(tuple(environments)):
+            return True
+    first = name.partition(".")[0]
+    if first in session.first_party:
+        return True
+    is_standard = first in sys.stdlib_module_names or first in PYTEST_NEEDS
+    return not is_standard and first in session.near and session.is_copy(name, Path(real))
 
 
 def _not_the_patched_code(

@@ -25,8 +25,8 @@ class StepKind(enum.StrEnum):
 
     `SYNTAX`: every changed file parses. `PYTEST`: the project's tests pass, with `args` added to
     the command line. `NEW_TESTS`: the test files that the patch adds each collect a test, and
-    pass. `COMMAND`: `args` as a command exits with 0. `FILES_EXIST`: the paths in `args`, or
-    without any those that the patch writes, are in the candidate and not empty.
+    pass. `COMMAND`: `args` as a command exits with 0. `FILES_EXIST`: the paths in `args` are in
+    the candidate, and the patch empties no file.
     """
 
     SYNTAX = "syntax"
@@ -94,7 +94,7 @@ STRATEGIES: Mapping[str, Recipe] = {
         Recipe(
             "FULL_VALIDATION",
             (_SYNTAX, _FILES_EXIST, _PYTEST),
-            "changed files parse and are not empty, all tests pass",
+            "changed files parse, none is emptied, all tests pass",
         ),
         Recipe(
             "BENCHMARK_ONLY",
@@ -102,12 +102,12 @@ STRATEGIES: Mapping[str, Recipe] = {
             "tests with `benchmark` in their name, marks or path pass",
         ),
         Recipe(
-            "DOC_UPDATE_STRATEGY", (_SYNTAX, _FILES_EXIST), "written files parse and are not empty"
+            "DOC_UPDATE_STRATEGY", (_SYNTAX, _FILES_EXIST), "written files parse, none is emptied"
         ),
         Recipe(
             "CONFIG_UPDATE_STRATEGY",
             (_SYNTAX, _FILES_EXIST),
-            "written JSON, TOML and YAML parse and are not empty",
+            "written JSON, TOML and YAML parse, no file is emptied",
         ),
         Recipe("TEST_FIX_STRATEGY", (_SYNTAX, _PYTEST), "a repair of tests: all tests pass"),
         Recipe(

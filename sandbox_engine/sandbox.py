@@ -13,6 +13,7 @@ exist only inside a mount namespace of its own.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -32,6 +33,7 @@ from sandbox_engine.verdict import CommitId
 
 _POLL_S = 0.05
 _ALLOWED = ("PATH", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "SHELL")
+_ADMIN = frozenset({"HEAD", "commondir", "gitdir", "index", "locked"})
 _SCRATCH = re.compile(r"se-[0-9a-f]{12}")
 _GIT_CONFIG = b"[user]\n\tname = sandbox\n\temail = sandbox@localhost\n"
 
@@ -67,7 +69,9 @@ class _Slot:
 
     @property
     def marker(self) -> str:
-        return f"{self.store.folder.name}/{self.number}"
+        """What the environment of every process of the slot says; stores of others differ."""
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        return f"{self.store.folder.name}/{self.number}/{digest}"
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,11 @@ class Sandbox:
     """A directory that holds exactly one tree, for as long as its lease lasts."""
 
     root: Path
-    _scratch: Path
+    _slot: _Slot
+    _commit: CommitId
+    _carried: Carried
     _variables: Mapping[str, str]
-    _marker: str
     _lease: int
-    isolation: str = "none"
 
     def run(
         self,
@@ -101,8 +105,27 @@ class Sandbox:
             limits=limits,
             keep_fds=(self._lease,),
             report_env=report_env,
-            marker=self._marker,
+            marker=self._slot.marker,
         )
+
+    def changed_files(self) -> list[str]:
+        """Return the tracked files that are no longer as in the tree."""
+        output = git.run_store_git(
+            self._slot.admin,
+            ["diff-files", "--name-only", "-z"],
+            work_tree=self.root,
+            index=self._slot.index,
+            keep_fds=(self._lease,),
+        )
+        return [os.fsdecode(name) for name in output.split(b"\0") if name]
+
+    def restore(self) -> None:
+        """Make the directory hold exactly the tree again, without anything that a run left."""
+        _fill(self._slot, self._commit, self._carried, self._lease)
+
+    def forget_compiled(self) -> None:
+        """Remove what interpreters compiled: a full disk leaves files that they cannot read."""
+        disk.remove_tree(self._slot.store.compiled)
 
     def read(self, path: str) -> bytes | None:
         """Return the bytes of the regular file at `path`, or None; links are not followed."""
@@ -151,9 +174,7 @@ def open_sandbox(
     with _leased(store, slots, wait_s) as (slot, lease):
         _recover(slot)
         _write_state(slot, "moving")
-        _move(slot, commit, lease)
-        carry.place(carried, slot.root)
-        disk.remove_tree(_compiled(slot))
+        _fill(slot, commit, carried, lease)
         with _scratch(slot) as scratch:
             _write_state(slot, "running")
             private = {
@@ -162,8 +183,19 @@ def open_sandbox(
                 "TERM": "dumb",
                 "PYTHONPYCACHEPREFIX": str(store.compiled),
             }
-            yield Sandbox(slot.root, scratch, {**variables, **private}, slot.marker, lease)
+            yield Sandbox(slot.root, slot, commit, carried, {**variables, **private}, lease)
         _write_state(slot, "released")
+
+
+def _fill(slot: _Slot, commit: CommitId, carried: Carried, lease: int) -> None:
+    try:
+        _move(slot, commit, lease)
+        carry.place(carried, slot.root)
+    except OSError as error:
+        raise git.foreign_failure(error, "the sandbox cannot be filled") from error
+    disk.remove_tree(_compiled(slot.store, slot.root))
+    # pytest looks for its settings in every folder above; this one ends the search.
+    disk.write_if_changed(slot.store.slots / "pytest.ini", b"[pytest]\n")
 
 
 @contextlib.contextmanager
@@ -206,7 +238,7 @@ def _write_state(slot: _Slot, state: str) -> None:
 
 def _recover(slot: _Slot) -> None:
     """Clear away what a run that was killed left: its processes, git's locks, its scratch."""
-    if _state(slot) == "released":
+    if _state(slot) in ("new", "released"):
         return
     process.kill_marked(slot.marker)
     for path in (
@@ -259,6 +291,9 @@ def _rebuild(slot: _Slot, commit: CommitId, lease: int) -> None:
 
 
 def _check_out(slot: _Slot, commit: CommitId, lease: int) -> None:
+    for name in os.listdir(slot.admin):
+        if name not in _ADMIN:
+            disk.remove_tree(slot.admin / name)
     for arguments in (
         ["checkout", "-q", "-f", "-B", slot.branch, commit],
         ["clean", "-q", "-ffdx"],
@@ -266,21 +301,41 @@ def _check_out(slot: _Slot, commit: CommitId, lease: int) -> None:
         git.run_store_git(
             slot.admin, arguments, work_tree=slot.root, index=slot.index, keep_fds=(lease,)
         )
+    _clean_what_git_leaves(slot)
     disk.write_whole(slot.admin / "index", slot.index.read_bytes())
 
 
-def _compiled(slot: _Slot) -> Path:
-    """Where PYTHONPYCACHEPREFIX puts what is compiled of the slot's own files.
+def _clean_what_git_leaves(slot: _Slot) -> None:
+    """Remove pipes, sockets and devices, which git does not list, and what is in submodules."""
+    if (slot.root / ".gitmodules").exists():
+        entries = git.run_store_git(slot.admin, ["ls-files", "-s", "-z"], index=slot.index)
+        for entry in entries.split(b"\0"):
+            if entry.startswith(b"160000 "):
+                folder = slot.root / os.fsdecode(entry.partition(b"\t")[2])
+                disk.remove_tree(folder)
+                folder.mkdir()
+    folders = [os.fspath(slot.root)]
+    while folders:
+        with os.scandir(folders.pop()) as entries_here:
+            for node in entries_here:
+                if node.is_dir(follow_symlinks=False):
+                    folders.append(node.path)
+                elif not node.is_symlink() and not node.is_file(follow_symlinks=False):
+                    os.unlink(node.path)
+
+
+def _compiled(store: Store, folder: Path) -> Path:
+    """Where PYTHONPYCACHEPREFIX puts what is compiled of the files in `folder`.
 
     Removed for each run: a compiled file whose source has the same size and second is believed.
     """
-    return Path(f"{slot.store.compiled}{slot.root}")
+    return Path(f"{store.compiled}{folder}")
 
 
 @contextlib.contextmanager
 def _scratch(slot: _Slot) -> Iterator[Path]:
     """Yield a new folder with `home` and `tmp`, on a path short enough for sockets."""
-    folder = Path(tempfile.gettempdir(), f"se-{secrets.token_hex(6)}")
+    folder = Path(os.path.realpath(tempfile.gettempdir()), f"se-{secrets.token_hex(6)}")
     # Named before it is made: a kill in between must not leave a folder that nobody knows.
     (slot.folder / "scratch").write_text(str(folder))
     folder.mkdir(mode=0o700)
@@ -301,4 +356,5 @@ def _remove_scratch(slot: _Slot) -> None:
         return
     if _SCRATCH.fullmatch(os.path.basename(folder)):
         disk.remove_tree(Path(folder))
+        disk.remove_tree(_compiled(slot.store, Path(folder)))
     named.unlink()

@@ -20,6 +20,9 @@ from sandbox_engine.sandbox import Sandbox
 from sandbox_engine.tree import CandidateTree
 from sandbox_engine.verdict import Finding, Outcome, StepResult
 
+RUNNING = frozenset({StepKind.PYTEST, StepKind.NEW_TESTS, StepKind.COMMAND})
+"""The steps that run something in the sandbox."""
+
 _TEST_FILES = ("test_*.py", "*_test.py")
 
 
@@ -38,12 +41,29 @@ class Bench:
 def run_steps(bench: Bench) -> tuple[StepResult, ...]:
     """Run the recipe's steps in order up to the first that does not pass; return their results."""
     results: list[StepResult] = []
+    ran: Step | None = None
     for step in bench.recipe.steps:
+        if ran is not None and step.kind in RUNNING and (dirt := bench.sandbox().changed_files()):
+            results.append(_dirtied(step, ran, dirt))
+            break
         result = _STEPS[step.kind](step, bench)
         results.append(result)
         if result.outcome is not Outcome.PASSED:
             break
+        ran = step if step.kind in RUNNING else ran
     return tuple(results)
+
+
+def _dirtied(step: Step, earlier: Step, files: list[str]) -> StepResult:
+    """Return that `step` cannot judge the candidate, because `earlier` has changed its files."""
+    return StepResult(
+        step.name,
+        Outcome.INCONCLUSIVE,
+        reason=f"the step `{earlier.name}` changed tracked files, `{files[0]}` for one, so what "
+        "would run is not the candidate",
+        hint="let the step check without writing, or put it last",
+        recurs=False,
+    )
 
 
 def _syntax(step: Step, bench: Bench) -> StepResult:
@@ -54,22 +74,33 @@ def _syntax(step: Step, bench: Bench) -> StepResult:
 
 def _files_exist(step: Step, bench: Bench) -> StepResult:
     after = bench.candidate.after
-    wanted = [os.fsencode(path) for path in step.args] or [
-        path for path, file in after.items() if file is not None
+    written = [path for path, file in after.items() if file is not None]
+    missing = [path for path in map(os.fsencode, step.args) if bench.read(path) is None]
+    emptied = [
+        path
+        for path in written
+        if (was := bench.candidate.before[path]) and was.content and not _content(after[path])
     ]
-    findings = []
-    for path in wanted:
-        file = bench.read(path)
-        if file is None or not file.content:
-            shown = path.decode("utf-8", "backslashreplace")
-            what = "is not in the candidate" if file is None else "is empty"
-            findings.append(Finding("file-missing", f"`{shown}` {what}", path=shown))
+    findings = [
+        *(_file_finding(path, "is not in the candidate") for path in missing),
+        *(_file_finding(path, "was emptied") for path in emptied),
+    ]
     if findings:
         return StepResult(
             step.name, Outcome.FAILED, reason=findings[0].message, findings=tuple(findings),
             hint="write the file with its content in the patch",
         )  # fmt: skip
-    return StepResult(step.name, Outcome.PASSED, reason=f"{len(wanted)} files are there")
+    count = len(step.args) or len(written)
+    return StepResult(step.name, Outcome.PASSED, reason=f"{count} files are there")
+
+
+def _content(file: File | None) -> bytes:
+    return file.content if file else b""
+
+
+def _file_finding(path: bytes, what: str) -> Finding:
+    shown = path.decode("utf-8", "backslashreplace")
+    return Finding("file-missing", f"`{shown}` {what}", path=shown)
 
 
 def _pytest(step: Step, bench: Bench) -> StepResult:
@@ -89,7 +120,12 @@ def _new_tests(step: Step, bench: Bench) -> StepResult:
             hint=f"add one whose name is like {' or '.join(_TEST_FILES)}",
         )
     result, report = pytest_step.run_pytest(
-        step.name, bench.sandbox(), bench.session(), files, bench.recipe.limits
+        # Below `./`, or a file called `-h_test.py` would be an option.
+        step.name,
+        bench.sandbox(),
+        bench.session(),
+        [f"./{file}" for file in files],
+        bench.recipe.limits,
     )
     empty = pytest_step.without_tests(files, report)
     if result.outcome is Outcome.FAILED or not report.ended or not empty:

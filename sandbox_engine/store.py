@@ -104,21 +104,22 @@ def open_store(repository: git.Repository, home: Path | None = None) -> Store:
     runs, and code in a sandbox may have reached them.
     """
     home = cache_home() if home is None else home
-    store = Store(home / repository.id, repository)
     try:
-        _make_folders(home, store)
+        # Interpreters mirror the real path of what they compile below `compiled`.
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        store = Store(home.resolve() / repository.id, repository)
+        _make_folders(store)
         with store.locked("store"):
             if not (store.git_dir / "HEAD").exists():
                 _init(store)
             _settle(store)
     except OSError as error:
-        raise git.foreign_failure(error, f"the store at `{store.folder}` cannot be used") from error
+        raise git.foreign_failure(error, f"the store in `{home}` cannot be used") from error
     return store
 
 
-def _make_folders(home: Path, store: Store) -> None:
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    disk.write_if_changed(home / "CACHEDIR.TAG", _CACHEDIR_TAG)
+def _make_folders(store: Store) -> None:
+    disk.write_if_changed(store.folder.parent / "CACHEDIR.TAG", _CACHEDIR_TAG)
     store.folder.mkdir(exist_ok=True, mode=0o700)
     store.slots.mkdir(exist_ok=True, mode=0o700)
 
@@ -136,6 +137,9 @@ def _settle(store: Store) -> None:
     alternates = os.fsencode(store.repository.objects_dir)
     info = store.git_dir / "info"
     info.mkdir(exist_ok=True)
+    for entry in info.iterdir():
+        if entry.name != "attributes":
+            disk.remove_tree(entry)
     (store.git_dir / "objects" / "info").mkdir(exist_ok=True)
     disk.write_if_changed(store.git_dir / "config", _CONFIG)
     disk.write_if_changed(info / "attributes", _ATTRIBUTES)
@@ -157,20 +161,42 @@ def tidy(store: Store) -> None:
         _settle(store)
         if not _is_running(store):
             disk.remove_tree(store.git_dir / "hooks")
+            _drop_foreign_worktrees(store)
             _drop_foreign_references(store)
         _mirror_tags(store)
 
 
+def _has_packed_heads(store: Store) -> bool:
+    """Tell whether anything but tags is packed; a run that calls `git gc` does that."""
+    try:
+        lines = (store.git_dir / "packed-refs").read_bytes().splitlines()
+    except FileNotFoundError:
+        return False
+    return any(b" refs/" in line and b" refs/tags/" not in line for line in lines)
+
+
 def _is_running(store: Store) -> bool:
-    states = (path.read_text() for path in store.slots.glob("*.state/state"))
-    return any(state == "running" for state in states)
+    """Tell whether a slot is leased; what its `state` says may be left from a run long gone."""
+    for path in store.slots.glob("*.state/lock"):
+        descriptor = lock.try_lock(path)
+        if descriptor is None:
+            return True
+        os.close(descriptor)
+    return False
+
+
+def _drop_foreign_worktrees(store: Store) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(store.git_dir / "worktrees"):
+            if not (store.slots / f"{name}.state").is_dir():
+                disk.remove_tree(store.git_dir / "worktrees" / name)
 
 
 def _drop_foreign_references(store: Store) -> None:
     loose = set(os.listdir(store.git_dir / "refs")) | {
         f"heads/{name}" for name in os.listdir(store.git_dir / "refs" / "heads")
     }
-    if loose <= {"heads", "tags", "passed", "heads/candidate"}:
+    if loose <= {"heads", "tags", "passed", "heads/candidate"} and not _has_packed_heads(store):
         return
     output = git.run_store_git(store.git_dir, ["for-each-ref", "--format=%(refname)"])
     ours = (b"refs/heads/candidate/", b"refs/tags/", b"refs/passed/")
@@ -183,17 +209,20 @@ def _mirror_tags(store: Store) -> None:
     seen = store.folder / "tags"
     # Mirrored tags are packed, so a loose one was made by a run.
     is_touched = any(_loose_tags(store.git_dir / "refs" / "tags"))
-    signature = _tags_signature(store.repository.common_dir)
+    signature = tags_signature(store.repository)
     try:
         if seen.read_text() == signature and not is_touched:
             return
     except FileNotFoundError:
         pass
-    wanted = _tags(store.repository.common_dir)
+    wanted = _with_objects(store, _tags(store.repository.common_dir))
     present = _tags(store.git_dir)
-    lines = [b"update %s %s\n" % item for item in wanted.items()]
-    lines += [b"delete %s\n" % name for name in present.keys() - wanted.keys()]
-    git.run_store_git(store.git_dir, ["update-ref", "--stdin"], input=b"".join(lines))
+    # Deletions by themselves and first: the tag `v1` has to be gone before `v1/a` can be made.
+    for lines in (
+        [b"delete %s\n" % name for name in present.keys() - wanted.keys()],
+        [b"update %s %s\n" % item for item in wanted.items() if present.get(item[0]) != item[1]],
+    ):
+        git.run_store_git(store.git_dir, ["update-ref", "--stdin"], input=b"".join(lines))
     git.run_store_git(store.git_dir, ["pack-refs"])
     disk.write_if_changed(seen, signature.encode())
 
@@ -206,7 +235,17 @@ def _tags(git_dir: Path) -> dict[bytes, bytes]:
     return {name: target for name, target in pairs}
 
 
-def _tags_signature(common_dir: Path) -> str:
+def _with_objects(store: Store, tags: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return those of `tags` whose object is there; git refuses to make the others."""
+    names = b"".join(b"%s\n" % target for target in tags.values())
+    answers = git.run_store_git(store.git_dir, ["cat-file", "--batch-check"], input=names)
+    missing = {line.split()[0] for line in answers.splitlines() if line.endswith(b" missing")}
+    return {name: target for name, target in tags.items() if target not in missing}
+
+
+def tags_signature(repository: git.Repository) -> str:
+    """Return a digest of the state of the files that hold the user's tags."""
+    common_dir = repository.common_dir
     digest = hashlib.sha256()
     for path in (common_dir / "packed-refs", *_loose_tags(common_dir / "refs" / "tags")):
         try:
@@ -262,7 +301,7 @@ def clear(home: Path | None = None, *, repository: git.Repository | None = None)
 
     Raise SandboxBusyError, with nothing removed, when a sandbox of it is in use.
     """
-    home = cache_home() if home is None else home
+    home = (cache_home() if home is None else home).resolve()
     stores = [home / repository.id] if repository else sorted(_stores(home))
     freed = 0
     for folder in stores:

@@ -59,11 +59,9 @@ class CandidateTree:
 
 def build_tree(store: Store, base: CommitId, base_tree: TreeId, edits: Patch) -> CandidateTree:
     """Return `base` with every edit of `edits` made, or raise PatchError; no file is touched."""
-    import pygit2
 
     objects = store.objects
-    root = objects[base_tree]
-    assert isinstance(root, pygit2.Tree)
+    root = _root(store, base_tree)
     before: dict[bytes, File | None] = {}
 
     def read(path: bytes) -> File | None:
@@ -102,12 +100,10 @@ def write_tree(store: Store, candidate: CandidateTree) -> None:
 
 def read_file(store: Store, candidate: CandidateTree, path: bytes) -> File | None:
     """Return the file at `path` of the candidate, or None."""
-    import pygit2
 
     if path in candidate.after:
         return candidate.after[path]
-    root = store.objects[candidate.base_tree]
-    assert isinstance(root, pygit2.Tree)
+    root = _root(store, candidate.base_tree)
     return _read(store.objects, root, path)
 
 
@@ -115,8 +111,7 @@ def has_folder(store: Store, candidate: CandidateTree, path: bytes) -> bool:
     """Tell whether the candidate has a folder at `path`, or the base has."""
     import pygit2
 
-    root = store.objects[candidate.base_tree]
-    assert isinstance(root, pygit2.Tree)
+    root = _root(store, candidate.base_tree)
     return isinstance(_entry(root, path), pygit2.Tree) or any(
         changed.startswith(path + b"/") for changed, file in candidate.after.items() if file
     )
@@ -127,8 +122,7 @@ def first_party(store: Store, tree: TreeId, roots: tuple[str, ...]) -> frozenset
     import pygit2
 
     names: set[str] = set()
-    top = store.objects[tree]
-    assert isinstance(top, pygit2.Tree)
+    top = _root(store, tree)
     for root in roots:
         folder = _entry(top, os.fsencode(root)) if root else top
         if isinstance(folder, pygit2.Tree):
@@ -136,21 +130,61 @@ def first_party(store: Store, tree: TreeId, roots: tuple[str, ...]) -> frozenset
     return frozenset(names)
 
 
-def changed_modules(store: Store, candidate: CandidateTree) -> frozenset[str]:
-    """Return the top-level modules that the changed Python files belong to, wherever they lie."""
+def near_modules(store: Store, candidate: CandidateTree) -> frozenset[str]:
+    """Return every top-level name under which a changed file could have been imported."""
     import pygit2
 
-    root = store.objects[candidate.id]
-    assert isinstance(root, pygit2.Tree)
+    root = _root(store, candidate.base_tree)
     names = set()
+    for folder in _source_folders(candidate):
+        entry = _entry(root, folder) if folder else root
+        for inner in entry if isinstance(entry, pygit2.Tree) else ():
+            names.add((inner.name or "").removesuffix(".py"))
     for path in candidate.after:
-        if path.endswith(b".py"):
-            *folders, file = path.split(b"/")
-            name = file.removesuffix(b".py")
-            while folders and _entry(root, b"/".join([*folders, b"__init__.py"])) is not None:
-                name = folders.pop()
-            names.add(os.fsdecode(name))
-    return frozenset(names)
+        names.update(os.fsdecode(part).removesuffix(".py") for part in path.split(b"/"))
+    return frozenset(name for name in names if name.isidentifier())
+
+
+def is_copied_from(store: Store, candidate: CandidateTree, module: str, file: Path) -> bool:
+    """Tell whether `file`, loaded as `module`, is an installed copy of a file near the change.
+
+    A module in a package counts by its place: the tree has a folder, itself no package, that
+    holds it and a changed file. A single file needs the same content too, for names such as
+    `types.py` are common.
+    """
+    tail = os.fsencode(module.replace(".", "/"))
+    names = (tail + b".py", tail + b"/__init__.py")
+    for folder in _source_folders(candidate):
+        for name in names:
+            path = folder + b"/" + name if folder else name
+            known = _known(store, candidate, path)
+            if known is None or _known(store, candidate, folder + b"/__init__.py") is not None:
+                continue
+            if b"/" in name or (file.is_file() and file.read_bytes() == known.content):
+                return True
+    return False
+
+
+def _source_folders(candidate: CandidateTree) -> set[bytes]:
+    """Return every folder above a changed file, the top as b""."""
+    folders = {b""}
+    for path in candidate.after:
+        parts = path.split(b"/")[:-1]
+        folders.update(b"/".join(parts[:count]) for count in range(1, len(parts) + 1))
+    return folders
+
+
+def _known(store: Store, candidate: CandidateTree, path: bytes) -> File | None:
+    """Return the file at `path` as the base has it, else as the candidate has it."""
+    return _read(store.objects, _root(store, candidate.base_tree), path) or read_file(
+        store, candidate, path
+    )
+
+
+def _root(store: Store, tree: TreeId) -> pygit2.Tree:
+    import pygit2
+
+    return store.objects[tree].peel(pygit2.Tree)
 
 
 def _modules(folder: pygit2.Tree) -> list[str]:

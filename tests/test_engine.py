@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -250,6 +251,35 @@ def test_files_that_must_exist_are_looked_for_in_the_candidate(engine: Engine) -
     assert "`README.md` is not in the candidate" in verdict.reason
     added = plan(replace("return a + b", "return b + a"), replace(None, "hello\n", "README.md"))
     assert engine.validate(added).outcome is Outcome.PASSED
+    own(engine, Step(StepKind.FILES_EXIST))
+    package = plan(replace(None, "", "package/__init__.py"))
+    assert engine.validate(package).outcome is Outcome.PASSED
+    emptied = plan(replace(None, "", "calc.py"))
+    assert "`calc.py` was emptied" in engine.validate(emptied).reason
+
+
+def test_a_step_that_changes_the_tree_proves_nothing_for_the_next(engine: Engine) -> None:
+    own(engine, command("sed -i 's/a - b/a + b/' calc.py"), Step(StepKind.PYTEST))
+    verdict = engine.validate(BREAKING)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "changed tracked files, `calc.py` for one" in verdict.reason
+    own(engine, command("echo built > built.txt"), command("cat built.txt"))
+    assert engine.validate(BREAKING).outcome is Outcome.PASSED
+
+
+def test_a_store_that_was_deleted_is_made_again(engine: Engine) -> None:
+    shutil.rmtree(engine.store.folder)
+    assert engine.validate(GOOD).outcome is Outcome.PASSED
+
+
+def test_compiled_files_that_were_torn_are_made_again(engine: Engine, tmp_path: Path) -> None:
+    (engine.store.folder.parent / "compiled").unlink()
+    assert engine.validate(GOOD).outcome is Outcome.PASSED
+    torn = list(engine.store.compiled.rglob("*.pyc"))
+    assert torn
+    for path in torn:
+        path.write_bytes(path.read_bytes()[:20])
+    assert engine.validate(GOOD, use_cache=False).outcome is Outcome.PASSED
 
 
 def test_the_json_form_follows_its_schema_and_comes_back(engine: Engine) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import GitBox
 
-from sandbox_engine import CommandMissingError, Config, ConfigError, Engine, Outcome
+from sandbox_engine import CommandMissingError, Config, ConfigError, Engine, Outcome, git
 from sandbox_engine.cache import Cache
 from sandbox_engine.interpreter import choose_interpreter, describe_interpreter, require_pytest
 from sandbox_engine.recipe import Recipe, Step, StepKind
@@ -164,16 +164,21 @@ def test_the_projects_own_environment_is_found_first(
     box: GitBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box.commit({"a": "a"})
-    assert choose_interpreter(None, box.top) == sys.executable
+    repository = git.find_repository(box.top)
+    assert choose_interpreter(None, repository) == sys.executable
     for name in ("active", "repo/venv", "repo/.venv"):
         venv.create(tmp_path / name, symlinks=True)
         if name == "active":
             monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / name))
-        assert choose_interpreter(None, box.top) == str(tmp_path / name / "bin" / "python")
-    assert choose_interpreter("./venv", box.top) != choose_interpreter(None, box.top)
-    assert choose_interpreter(str(tmp_path / "active"), box.top).startswith(str(tmp_path))
+        assert choose_interpreter(None, repository) == str(tmp_path / name / "bin" / "python")
+    for name in ("./venv", "venv", "venv/bin/python"):
+        assert choose_interpreter(name, repository) == str(box.top / "venv" / "bin" / "python")
+    assert choose_interpreter(str(tmp_path / "active"), repository).startswith(str(tmp_path))
     with pytest.raises(CommandMissingError, match="no interpreter `./gone`"):
-        choose_interpreter("./gone", box.top)
+        choose_interpreter("./gone", repository)
+    box.git("worktree", "add", "-q", str(tmp_path / "linked"))
+    linked = git.find_repository(tmp_path / "linked")
+    assert choose_interpreter(None, linked) == str(box.top / ".venv" / "bin" / "python")
 
 
 def test_a_missing_pytest_names_the_command_that_installs_it(box: GitBox) -> None:
@@ -195,13 +200,79 @@ def test_an_interpreter_that_does_not_run_is_named(box: GitBox, tmp_path: Path) 
 def test_what_is_installed_is_part_of_the_fingerprint(box: GitBox, tmp_path: Path) -> None:
     package(box, "src", editable="path")
     cache = Cache(tmp_path / "cache.sqlite3")
-    python = choose_interpreter(None, box.top)
+    python = choose_interpreter(None, git.find_repository(box.top))
     interpreter = describe_interpreter(python, cache)
     require_pytest(interpreter)
-    before = interpreter.fingerprint()
-    assert describe_interpreter(python, cache).fingerprint() == before
+    before = interpreter.fingerprint(box.top)
+    assert describe_interpreter(python, cache).fingerprint(box.top) == before
     (Path(interpreter.sites[0]) / "new_module.py").write_text("x = 1\n")
-    assert describe_interpreter(python, cache).fingerprint() != before
+    assert describe_interpreter(python, cache).fingerprint(box.top) != before
+
+
+def test_a_dependency_that_is_edited_elsewhere_counts(box: GitBox, tmp_path: Path) -> None:
+    package(box, "src", editable="path")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "dep.py").write_text("ANSWER = 42\n")
+    sites = next((box.top / ".venv" / "lib").glob("python*/site-packages"))
+    (sites / "__editable__.dep.pth").write_text(f"{tmp_path / 'lib'}\n")
+    tests = "import dep\n\n\ndef test_dep():\n    assert dep.ANSWER == 42\n"
+    box.commit({"tests/test_dep.py": tests})
+    edit = json.dumps([{"file_path": "a.txt", "operation": "INSERT", "content": "edit"}])
+    assert Engine(box.top).validate(edit).outcome is Outcome.PASSED
+    assert Engine(box.top).validate(edit).is_cached
+    (tmp_path / "lib" / "dep.py").write_text("ANSWER = 4100\n")
+    assert Engine(box.top).validate(edit).outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    ("installed", "changed"),
+    [
+        ("ns/tools/a.py", "lib/ns/tools/a.py"),
+        ("other/__init__.py", "lib/other/data.json"),
+        ("single.py", "lib/single.py"),
+    ],
+)
+def test_an_installed_copy_of_what_changes_is_inconclusive(
+    box: GitBox, installed: str, changed: str
+) -> None:
+    package(box, "src", editable="path")
+    content = "ANSWER = 42\n"
+    module = installed.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    box.commit(
+        {
+            f"lib/{installed}": content,
+            changed: "[1]\n" if changed.endswith("json") else content,
+            "tests/test_it.py": f"import {module} as m\n\n\ndef test_it():\n    assert m.ANSWER\n",
+        }
+    )
+    sites = next((box.top / ".venv" / "lib").glob("python*/site-packages"))
+    (sites / installed).parent.mkdir(parents=True, exist_ok=True)
+    (sites / installed).write_text(content)
+    edit = {"file_path": changed, "operation": "REPLACE", "content": "[0]\n"}
+    verdict = Engine(box.top).validate(json.dumps([edit]))
+    assert verdict.outcome is Outcome.INCONCLUSIVE, verdict
+    assert f"`{module}`" in verdict.reason
+
+
+@pytest.mark.parametrize("path", ["app/core/types.py", "scripts/json.py", "examples/pytest.py"])
+def test_a_name_of_the_standard_library_is_not_blamed(project: GitBox, path: str) -> None:
+    edit = {"file_path": path, "operation": "REPLACE", "content": "x = 1\n"}
+    assert Engine(project.top).validate(json.dumps([edit])).outcome is Outcome.PASSED
+
+
+def test_a_module_at_the_top_of_a_src_layout_hides_nothing(box: GitBox) -> None:
+    package(box, "src", editable="path")
+    box.commit({"queue.py": "raise SystemExit('not the standard library')\n"})
+    verdict = Engine(box.top).validate(BREAKING.replace("{root}", "src"))
+    assert verdict.outcome is Outcome.FAILED
+    assert "assert 41 == 42" in (verdict.red_tests[0].message or "")
+
+
+def test_settings_of_folders_above_the_sandbox_do_not_count(project: GitBox) -> None:
+    engine = Engine(project.top)
+    (engine.store.folder.parent / "pytest.ini").write_text("[pytest]\naddopts = --collect-only\n")
+    edit = {"file_path": "a.txt", "operation": "INSERT", "content": "a"}
+    assert engine.validate(json.dumps([edit])).outcome is Outcome.PASSED
 
 
 def carrying(box: GitBox, *patterns: str) -> Engine:
@@ -276,3 +347,17 @@ def test_a_real_editable_install_runs_the_patched_code(box: GitBox) -> None:
     assert engine.validate(BREAKING.replace("{root}", "src")).outcome is Outcome.FAILED
     harmless = BREAKING.replace("{root}", "src").replace('"41"', '"42 + 0"')
     assert engine.validate(harmless).outcome is Outcome.PASSED
+
+
+def test_tags_are_part_of_what_is_known(project: GitBox) -> None:
+    recipe = Recipe("OWN", (Step(StepKind.COMMAND, ("git", "describe", "--tags")),))
+    engine = Engine(project.top, config=Config("OWN", strategies={"OWN": recipe}))
+    edit = json.dumps([{"file_path": "a.txt", "operation": "INSERT", "content": "a"}])
+    assert engine.validate(edit).outcome is Outcome.FAILED
+    project.git("tag", "v1")
+    assert engine.validate(edit).outcome is Outcome.PASSED
+    project.git("tag", "-d", "v1")
+    project.git("tag", "v1/a")
+    assert "v1/a" in engine.validate(edit).steps[0].output
+    (project.top / ".git" / "refs" / "tags" / "broken").write_text("1" * 40 + "\n")
+    assert engine.validate(edit).outcome is Outcome.PASSED

@@ -35,6 +35,7 @@ NO_SETTINGS = {
     "repo": "",
     "environment": [],
     "roots": [],
+    "last_roots": [],
     "first_party": [],
     "early": False,
 }
@@ -51,6 +52,9 @@ class Places:
             environment = [environment]
         self.environments = [real(path) for path in environment if path]
         self.roots = [os.path.normpath(os.path.join(self.root, r)) for r in settings["roots"]]
+        self.last_roots = [
+            os.path.normpath(os.path.join(self.root, r)) for r in settings["last_roots"]
+        ]
         self.first_party = frozenset(settings["first_party"])
 
     def is_users(self, path):
@@ -106,7 +110,8 @@ def launch(arguments):
         sys.path[:] = [entry for entry in sys.path if places.counterpart(entry) == entry]
         import pytest
     redirect_imports(places)
-    sys.path[:] = dict.fromkeys([*places.roots, *map(places.counterpart, path)])
+    mapped = [entry for entry in map(places.counterpart, path) if entry not in places.last_roots]
+    sys.path[:] = dict.fromkeys([*places.roots, *mapped, *places.last_roots])
     # The workers of xdist get a copy of this path, and have to find this plugin on it.
     sys.path.append(HERE)
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
