@@ -27,7 +27,7 @@ exit codes:
   1    it failed or was rejected
   2    wrong usage: options, configuration, repository or base
   3    it could not be judged
-  130  interrupted
+  130  interrupted (143, 129: ended by SIGTERM, SIGHUP)
 
 examples:
   sandbox-engine validate fix.diff
@@ -52,13 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SandboxError as error:
         _complain(error, options.verbose)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_UNJUDGED
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # The reader has gone, as `head` does; what is left to write must not raise at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_UNJUDGED
+        from sandbox_engine.git import foreign_failure
+
+        _complain(foreign_failure(error, "the system refused"), options.verbose)
+        return EXIT_UNJUDGED
     except KeyboardInterrupt:
         print("interrupted; nothing was changed", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone, as `head` does; what is left to write must not raise at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_UNJUDGED
 
 
 # As an exception it unwinds what is open: the sandbox is given back and its scratch removed.

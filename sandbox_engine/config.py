@@ -98,7 +98,10 @@ def _find_file(folder: Path | None, file: Path | None) -> tuple[str, dict[str, A
     if (path := folder / "sandbox-engine.toml").is_file():
         return str(path), _toml(path)
     if (path := folder / "pyproject.toml").is_file():
-        table = _toml(path).get("tool", {}).get("sandbox-engine")
+        tools = _toml(path).get("tool", {})
+        table = tools.get("sandbox-engine") if isinstance(tools, dict) else None
+        if table is not None and not isinstance(table, dict):
+            raise _wrong(str(path), "tool.sandbox-engine", "a table")
         if table is not None:
             return str(path), table
     if (path := folder / "setup.cfg").is_file():
@@ -156,6 +159,9 @@ def _apply(config: Config, settings: Mapping[str, Any], source: str) -> Config:
                 remedy=f"use {_nearest(key, kinds)}the README lists them all",
             )
         values[key] = _typed(source, key, kinds[key], value)
+    for folder in values.get("source_roots") or ():
+        if folder.startswith("/") or ".." in folder.split("/"):
+            raise _wrong(source, "source_roots", "folders of the repository, relative to its top")
     return dataclasses.replace(config, **values)
 
 

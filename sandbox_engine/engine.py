@@ -159,8 +159,20 @@ class Engine:
         has edits; every other file stays as it is. The user's identity, commit hooks and signing
         (`sign`: None means as configured) are honoured. After any error nothing has moved.
         """
-        return promotion.promote(
-            self.store, verdict, branch=branch, message=message, hooks=hooks, sign=sign
+        text = next(filter(str.strip, (message or "", verdict.summary)), "Apply a validated patch")
+        making = promotion.Making(text, lambda: self._lease(verdict), hooks=hooks, sign=sign)
+        return promotion.promote(self.store, verdict, branch, making)
+
+    def _lease(self, verdict: Verdict) -> contextlib.AbstractContextManager[Sandbox]:
+        """Lease a sandbox that holds the judged tree, for the commit's hooks."""
+        assert verdict.tree is not None
+        return open_sandbox(
+            self.store,
+            store.commit_candidate(self.store, verdict.base, verdict.tree),
+            variables={},
+            carried=carry.find_carried(self.repository, self.config.carry),
+            slots=self.config.slots,
+            wait_s=self.config.lease_wait_s,
         )
 
 

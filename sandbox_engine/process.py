@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from sandbox_engine.errors import CommandMissingError
@@ -536,3 +537,14 @@ def open_tool(
             yield tool
         finally:
             tool.end()
+
+
+def is_at_work(program: str, folder: Path) -> bool:
+    """Tell whether a process called `program` has its working directory in `folder`."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "comm").read_text().strip() == program:
+                where = Path(os.readlink(entry / "cwd"))
+                if where.is_relative_to(folder.resolve()):
+                    return True
+    return False

@@ -285,9 +285,14 @@ def is_kept(store: Store, tree: TreeId) -> bool:
 
 def keep_passed(store: Store, tree: TreeId, commit: CommitId) -> None:
     """Hold `commit`, whose tree passed, for a later promotion; the oldest are forgotten."""
+    import pygit2
+
     folder = store.git_dir / "refs" / "passed"
-    folder.mkdir(parents=True, exist_ok=True)
-    store.objects.references.create(f"refs/passed/{tree}", commit, force=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        store.objects.references.create(f"refs/passed/{tree}", commit, force=True)
+    except (OSError, pygit2.GitError) as error:
+        raise git.foreign_failure(error, "the passed tree cannot be held") from error
     names = [entry for entry in os.scandir(folder) if not entry.name.endswith(".lock")]
     if len(names) > PASSED_KEPT:
         names.sort(key=lambda entry: entry.stat().st_mtime_ns)

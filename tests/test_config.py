@@ -72,6 +72,8 @@ def test_the_first_file_that_is_there_counts(tmp_path: Path) -> None:
         ("slots = 1.5x", "not valid TOML"),
         ("slots = '1.5'", "positive whole number"),
         ("carry = [1]", "list of texts"),
+        ("source_roots = ['/etc']", "relative to its top"),
+        ("source_roots = ['../x']", "relative to its top"),
         ("python = 3", "must be a text"),
         ("strategies = 3", "a table of strategies"),
         ("[strategies]\nA = 3", "a table with `steps`"),
@@ -101,6 +103,14 @@ def test_a_near_key_and_a_near_strategy_are_suggested(tmp_path: Path) -> None:
         load_config(tmp_path, environment={})
     with pytest.raises(UsageError, match="`SYNTAX_ONLY`"):
         Config().recipe("syntax_only")
+
+
+def test_a_tool_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool]\nsandbox-engine = 3\n")
+    with pytest.raises(ConfigError, match="a table"):
+        load_config(tmp_path, environment={})
+    (tmp_path / "pyproject.toml").write_text("tool = 3\n")
+    assert load_config(tmp_path, environment={}) == Config()
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,15 @@ def test_removal_stays_inside_whatever_lies_there(tmp_path: Path) -> None:
     assert not folder.exists()
     assert (outside / "keep").read_text() == "keep"
     assert oct(outside.stat().st_mode & 0o777) != "0o0"
+
+
+def test_folders_deeper_than_a_path_is_long_are_removed(tmp_path: Path) -> None:
+    script = "import os\nfor _ in range(1500):\n    os.mkdir('deepdeep'); os.chdir('deepdeep')\n"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
+    disk.remove_tree(folder)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "link"])

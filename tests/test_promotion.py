@@ -21,6 +21,7 @@ from sandbox_engine.errors import (
     StaleBaseError,
     UsageError,
 )
+from sandbox_engine.verdict import TreeId
 
 GOOD = {"calc.py": "def add(a, b):\n    return b + a\n", "new/file.py": "x = 1\n"}
 
@@ -157,7 +158,7 @@ def test_only_what_passed_is_promoted(engine: Engine, passed: Verdict, outcome: 
 
 def test_a_merge_under_way_is_refused(project: GitBox, engine: Engine, passed: Verdict) -> None:
     (project.top / ".git" / "MERGE_HEAD").write_text(project.head + "\n")
-    with pytest.raises(PromotionError, match="a merge is under way"):
+    with pytest.raises(PromotionError, match="a merge of `main` is under way"):
         engine.promote(passed, branch="main")
 
 
@@ -199,6 +200,154 @@ def test_a_hook_that_edits_the_commit_is_refused(
     with pytest.raises(PromotionError, match="not what was judged"):
         engine.promote(passed, branch="main")
     assert project.head == passed.base
+
+
+def test_hooks_see_the_judged_files_and_the_users_stay(
+    project: GitBox, engine: Engine, passed: Verdict, tmp_path: Path
+) -> None:
+    """What pre-commit does when it finds edits that are not staged: it puts them aside."""
+    install_hook(
+        project,
+        "pre-commit",
+        f"git diff --exit-code && cat calc.py > {tmp_path}/seen && git checkout -q -- .",
+    )
+    project.write({"other.txt": "mine\n"})
+    engine.promote(passed, branch="main")
+    assert (tmp_path / "seen").read_text() == GOOD["calc.py"]
+    assert (project.top / "other.txt").read_text() == "mine\n"
+
+
+def test_a_hook_without_a_first_line_is_run_by_the_shell(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    install_hook(project, "pre-commit", "")
+    (project.top / ".git" / "hooks" / "pre-commit").write_text("echo bare >&2; exit 1\n")
+    with pytest.raises(PromotionError, match="bare"):
+        engine.promote(passed, branch="main")
+    install_hook(project, "post-commit", "")
+    (project.top / ".git" / "hooks" / "post-commit").write_text("#!/no/such/program\n")
+    (project.top / ".git" / "hooks" / "pre-commit").unlink()
+    assert engine.promote(passed, branch="main") == project.head
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [("new/file.py", "x"), ("new/file.py", ""), ("calc.py", ""), ("calc.py", "mine = 1\n")],
+)
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_an_edit_made_while_hooks_run_is_not_lost(
+    project: GitBox,
+    engine: Engine,
+    passed: Verdict,
+    path: str,
+    content: str,
+    is_ignored: bool,
+) -> None:
+    (project.top / ".git" / "info").mkdir(exist_ok=True)
+    (project.top / ".git" / "info" / "exclude").write_text("new\n" if is_ignored else "")
+    target = project.top / path
+    script = f"mkdir -p {target.parent}; printf '%s' '{content}' > {target}"
+    install_hook(project, "pre-commit", script)
+    with pytest.raises(LocalChangesError):
+        engine.promote(passed, branch="main")
+    assert target.read_text() == content
+    assert project.head == passed.base
+
+
+def test_a_removed_file_is_not_brought_back(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    project.write({"calc.py": None})
+    with pytest.raises(LocalChangesError, match=r"`calc\.py` was removed"):
+        engine.promote(passed, branch="main")
+
+
+def promoted_in(folder: Path, hook: str) -> None:
+    """Promote a patch that would be a hook, were the git folder taken for a work tree."""
+    text = {"file_path": hook, "operation": "REPLACE", "content": "#!/bin/sh\n"}
+    engine = Engine(folder)
+    verdict = engine.validate(json.dumps([text]), strategy="SYNTAX_ONLY")
+    engine.promote(verdict, branch="main")
+    assert (folder / hook).exists()
+
+
+def test_a_submodule_is_promoted_in_its_own_files(project: GitBox, tmp_path: Path) -> None:
+    outer = GitBox(tmp_path / "outer")
+    outer.commit({"a.txt": "a\n"})
+    outer.git(
+        "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(project.top), "inner"
+    )
+    outer.git("-C", "inner", "config", "user.name", "Ada")
+    outer.git("-C", "inner", "config", "user.email", "ada@example.org")
+    promoted_in(outer.top / "inner", "hooks/post-checkout")
+    assert outer.git("-C", "inner", "status", "--porcelain") == ""
+    assert not (outer.top / ".git/modules/inner/hooks/post-checkout").exists()
+
+
+def test_a_git_folder_apart_is_never_written_into(project: GitBox, tmp_path: Path) -> None:
+    project.git("init", "-q", "--separate-git-dir", str(tmp_path / "apart.git"))
+    promoted_in(project.top, "hooks/post-checkout")
+    assert status(project) == ""
+    assert not (tmp_path / "apart.git" / "hooks" / "post-checkout").exists()
+    project.git("worktree", "add", "-q", "-b", "side", str(tmp_path / "linked"))
+    engine = Engine(tmp_path / "linked")
+    edit = json.dumps([{"file_path": "a", "operation": "INSERT", "content": "a"}])
+    verdict = engine.validate(edit, strategy="SYNTAX_ONLY")
+    with pytest.raises(PromotionError, match="git does not say where"):
+        engine.promote(verdict, branch="main")
+
+
+def test_a_renamed_branch_that_is_a_link_moves_with_its_files(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    project.git("branch", "-m", "main", "trunk")
+    project.git("symbolic-ref", "refs/heads/main", "refs/heads/trunk")
+    commit = engine.promote(passed, branch="main")
+    assert project.git("rev-parse", "trunk") == commit
+    assert status(project) == ""
+
+
+def test_a_branch_that_is_being_rebased_is_refused(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    project.git("checkout", "-q", "--detach")
+    (project.top / ".git" / "rebase-merge").mkdir()
+    (project.top / ".git" / "rebase-merge" / "head-name").write_text("refs/heads/main\n")
+    with pytest.raises(PromotionError, match="a rebase of `main` is under way"):
+        engine.promote(passed, branch="main")
+
+
+def test_a_branch_in_two_work_trees_is_refused(
+    project: GitBox, engine: Engine, passed: Verdict, tmp_path: Path
+) -> None:
+    project.git("worktree", "add", "-q", "-f", str(tmp_path / "linked"), "main")
+    with pytest.raises(PromotionError, match="checked out in"):
+        engine.promote(passed, branch="main")
+
+
+def test_a_tree_that_never_passed_is_refused(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    forged = dataclasses.replace(passed, tree=TreeId(project.git("rev-parse", "HEAD^{tree}")))
+    with pytest.raises(PromotionError, match="not among those that passed"):
+        engine.promote(forged, branch="main")
+
+
+def test_a_lock_of_a_live_git_is_not_removed(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    journal = {
+        "reference": "refs/heads/main",
+        "old": passed.base,
+        "new": passed.base,
+        "work_tree": str(project.top),
+        "git_dir": str(project.top / ".git"),
+        "started_s": time.time() - 20,
+    }
+    (engine.store.folder / "promotion.json").write_text(json.dumps(journal))
+    (project.top / ".git" / "index.lock").touch()
+    assert Engine(project.top).store.folder == engine.store.folder
+    assert (project.top / ".git" / "index.lock").exists()
 
 
 def test_a_missing_identity_is_named(
