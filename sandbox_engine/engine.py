@@ -28,7 +28,7 @@ from sandbox_engine.patch import File, parse_patch
 from sandbox_engine.precheck import precheck
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Session
 from sandbox_engine.recipe import Recipe
-from sandbox_engine.sandbox import Sandbox, allowed_variables, open_sandbox
+from sandbox_engine.sandbox import ISOLATION, Sandbox, allowed_variables, open_sandbox
 from sandbox_engine.steps import RUNNING, Bench, run_steps
 from sandbox_engine.tree import CandidateTree, build_tree
 from sandbox_engine.verdict import CommitId, Finding, Outcome, StepResult, Verdict, judge
@@ -36,8 +36,6 @@ from sandbox_engine.version import VERSION
 
 if TYPE_CHECKING:
     from sandbox_engine.git import Repository
-
-_ISOLATION = "none"
 
 
 class Engine:
@@ -134,7 +132,7 @@ class Engine:
             outcome, reason, hint, results = run.steps()
             verdict = dataclasses.replace(
                 blank, outcome=outcome, reason=reason, hint=hint, steps=results,
-                isolation=_ISOLATION, environment=run.environment,
+                isolation=ISOLATION, environment=run.environment,
             )  # fmt: skip
             self.cache.keep(key, verdict)
         if verdict.outcome is Outcome.PASSED and not store.is_kept(self.store, candidate.id):
@@ -221,7 +219,7 @@ class _Run:
             parts: list[object] = [VERSION, self.interpreter.version[:2]]
         else:
             parts = [
-                VERSION, _ISOLATION, self.interpreter.fingerprint(self._top), self._variables,
+                VERSION, ISOLATION, self.interpreter.fingerprint(self._top), self._variables,
                 self._carried.fingerprint, self._roots,
                 # What `git describe` says in the sandbox.
                 self._candidate.base, store.tags_signature(self._store.repository),

@@ -131,7 +131,11 @@ def _ask(executable: str) -> dict[str, Any]:
     environment.pop("PYTHONPATH", None)
     environment.pop("PYTHONHOME", None)
     done = process.run_tool(
-        [executable, "-c", _QUESTION], cwd=Path("/"), env=environment, timeout_s=_DESCRIBE_S
+        # Without -B its start would compile what the environment's `.pth` files import.
+        [executable, "-B", "-c", _QUESTION],
+        cwd=Path("/"),
+        env=environment,
+        timeout_s=_DESCRIBE_S,
     )
     try:
         fields = json.loads(done.stdout)

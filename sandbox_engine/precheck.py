@@ -277,7 +277,7 @@ def _compile(sources: list[bytes], interpreter: Interpreter) -> list[_Complaint 
 def _compile_outside(sources: list[bytes], interpreter: Interpreter) -> list[_Complaint | None]:
     text = b"".join(b"%d %d\n%s" % (n, len(source), source) for n, source in enumerate(sources))
     done = process.run_tool(
-        [interpreter.executable, "-I", "-S", str(inside.COMPILE)],
+        [interpreter.executable, "-B", "-I", "-S", str(inside.COMPILE)],
         cwd=Path("/"),
         env={},
         input=text,
