@@ -293,12 +293,19 @@ def keep_passed(store: Store, tree: TreeId, commit: CommitId) -> None:
         store.objects.references.create(f"refs/passed/{tree}", commit, force=True)
     except (OSError, pygit2.GitError) as error:
         raise git.foreign_failure(error, "the passed tree cannot be held") from error
-    names = [entry for entry in os.scandir(folder) if not entry.name.endswith(".lock")]
-    if len(names) > PASSED_KEPT:
-        names.sort(key=lambda entry: entry.stat().st_mtime_ns)
-        for entry in names[: len(names) - PASSED_KEPT]:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(entry.path)
+    _forget_oldest(folder)
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Remove all but the newest PASSED_KEPT references; another process may be doing the same."""
+    if len(os.listdir(folder)) <= PASSED_KEPT:
+        return
+    ages = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            ages.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(ages)[:-PASSED_KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def clear(home: Path | None = None, *, repository: git.Repository | None = None) -> int:
