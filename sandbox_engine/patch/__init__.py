@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from sandbox_engine.errors import PatchSyntaxError, UsageError
 from sandbox_engine.patch.apply import apply_patch
-from sandbox_engine.patch.edits import Changes, EditReport, EditStatus, File, Patch
+from sandbox_engine.patch.edits import (
+    Changes,
+    CommitNote,
+    EditReport,
+    EditStatus,
+    File,
+    Match,
+    Patch,
+    Policy,
+    Rung,
+)
 from sandbox_engine.patch.json_plan import looks_json, parse_json_plan
 from sandbox_engine.patch.paths import check_path
 from sandbox_engine.patch.unified import looks_unified, parse_unified
@@ -19,10 +29,14 @@ __all__ = [
     "MAX_EDITS",
     "MAX_PATCH_BYTES",
     "Changes",
+    "CommitNote",
     "EditReport",
     "EditStatus",
     "File",
+    "Match",
     "Patch",
+    "Policy",
+    "Rung",
     "apply_patch",
     "check_path",
     "parse_patch",

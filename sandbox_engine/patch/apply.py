@@ -19,6 +19,7 @@ from sandbox_engine.patch.edits import (
     REGULAR,
     SYMLINK,
     Changes,
+    CreateFile,
     DeleteBlock,
     DeleteFile,
     Edit,
@@ -31,6 +32,7 @@ from sandbox_engine.patch.edits import (
     Patch,
     PlanEdit,
     ReplaceBlock,
+    SectionedUpdate,
     WriteFile,
 )
 from sandbox_engine.patch.matching import Image, SearchBudget, SearchExhausted, split_lines
@@ -197,6 +199,12 @@ def _apply_plan_edit(edit: PlanEdit, index: int, overlay: _Overlay) -> Outcome:
                 raise _missing("there is no such file to find the block in")
             edited = blocks.replace_block(before.content, edit)
             after, line = File(edited.content, before.mode), edited.line
+        case CreateFile():
+            if before is not None and not edit.may_exist and before.content != edit.content:
+                raise _stale("file-exists", f"`{show(edit.path)}` is there already")
+            after = File(edit.content, edit.mode or (before.mode if before else REGULAR))
+        case SectionedUpdate():
+            raise _stale("not-yet", "sections are not made yet")
         case WriteFile():
             if len(edit.content) > blocks.MAX_FILE_BYTES:
                 raise blocks.too_large(len(edit.content))
