@@ -1,0 +1,149 @@
+"""Code fences and the file names around them, as language models write them.
+
+Fences are those of CommonMark: a run of three or more backticks or tildes, closed by a run of the
+same kind that is at least as long and has nothing after it. File names come decorated in many
+ways; what is not clearly a name is none, because a wrong guess would write to a wrong file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MAX_NAME_LINE = 1_000
+"""A longer line is prose, not a file name."""
+
+_FENCE = re.compile(rb" {0,3}(`{3,}|~{3,})[ \t]*([^\r\n]*?)[ \t]*\r?\n?\Z")
+_FILE_KEY = re.compile(
+    rb"(?:^|[\s,{;])(?:title|file|filename|file_name|filepath|file_path|path)\s*[=:]\s*"
+    rb"(?:\"([^\"]+)\"|'([^']+)'|([^\s,;}\"']+))",
+    re.IGNORECASE,
+)
+_LANGUAGE_PATH = re.compile(rb"[A-Za-z][A-Za-z0-9_+#-]*:(?!/)(.+)\Z")
+_DOTTED_LANGUAGES = frozenset((b"asp.net", b"vb.net", b"node.js", b"f.sharp", b"objective.c"))
+_BARE_NAMES = frozenset(
+    b"Brewfile BUILD CHANGELOG CODEOWNERS COPYING Dockerfile Gemfile GNUmakefile Jenkinsfile"
+    b" Justfile LICENSE Makefile NOTICE Pipfile Procfile Rakefile README Vagrantfile"
+    b" VERSION WORKSPACE justfile makefile".split()
+)
+_EXTENSION = re.compile(
+    rb"[^/]\.(?=[0-9_+-]*[A-Za-z])[A-Za-z0-9_+-]{1,16}\Z|(?:^|/)\.[A-Za-z0-9_][\w.+-]*\Z"
+)
+_UNLIKELY = re.compile(rb"[\x00-\x1f\x7f<>|*?\"`]|://|\.\.\.|,$|\.$")
+
+_LABEL = re.compile(
+    rb"(?:(?:new|create|update|updated|modified|edit|full|complete)[ \t]+)?"
+    rb"(?:file|filename|file[ \t]?name|filepath|file[ \t]?path|path)[ \t]*:(?:\*\*|__)?[ \t]*",
+    re.IGNORECASE,
+)
+_LEAD = re.compile(rb"(?:#{1,6}|[-*+][ \t]|>|[0-9]{1,3}[.)][ \t])[ \t]*")
+_REMARK = re.compile(
+    rb"[ \t]*\((?:new|new file|created|updated|modified|changed|full|complete)\)\Z", re.IGNORECASE
+)
+_QUOTED_NAME = re.compile(rb"`([^`]+)`")
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A line that opens a fenced block, or closes one if `info` is empty."""
+
+    mark: bytes
+    info: bytes
+
+    def is_closed_by(self, other: Fence) -> bool:
+        """Return whether `other` ends the block that this fence opens."""
+        is_kind = other.mark[:1] == self.mark[:1] and len(other.mark) >= len(self.mark)
+        return is_kind and not other.info
+
+
+def read_fence(line: bytes) -> Fence | None:
+    """Return the fence that `line` is, or None."""
+    if b"```" not in line[:8] and b"~~~" not in line[:8]:
+        return None
+    match = _FENCE.match(line)
+    if not match or (match[1][:1] == b"`" and b"`" in match[2]):
+        return None
+    return Fence(match[1], match[2])
+
+
+def name_in_info(info: bytes) -> bytes | None:
+    """Return the path in the info string of a fence: `python src/x.py`, `title="src/x.py"`."""
+    if not info or len(info) > MAX_NAME_LINE:
+        return None
+    if key := _FILE_KEY.search(info):
+        return clean_name(next(value for value in key.groups() if value))
+    words = info.split()
+    if info.startswith(b"{") or len(words) > 2:
+        return None
+    word = words[-1].strip(b"\"'")
+    if language := _LANGUAGE_PATH.match(word):
+        word = language[1]
+    if word.lower() in _DOTTED_LANGUAGES or not is_name_like(word):
+        return None
+    return clean_name(word)
+
+
+def name_in_line(line: bytes, *, is_sure: bool = False) -> bytes | None:
+    """Return the path that `line` consists of, without its decoration, or None.
+
+    Backticks, bold, a heading's `#`, a list's bullet, a label (`File:`), a remark (`(new file)`)
+    and a colon at the end are decoration. With `is_sure` a file name is known to stand here, so
+    that any single quoted word is taken for one.
+    """
+    name = line.strip()
+    if not name or len(name) > MAX_NAME_LINE or read_fence(name):
+        return None
+    is_quoted = False
+    for _ in range(8):
+        peeled, was_quoted = _peel(name)
+        is_quoted = is_quoted or was_quoted
+        if peeled == name:
+            break
+        name = peeled
+    if not name or _UNLIKELY.search(name) or len(name) > MAX_NAME_LINE:
+        return None
+    if is_name_like(name) or (is_quoted and is_sure):
+        return clean_name(name)
+    return clean_name(name) if is_quoted and _ends_as_name(name) else None
+
+
+def name_within_line(line: bytes) -> bytes | None:
+    """Return the one path in backticks within a line of prose, or None: `Updated "src/x.py"`."""
+    if len(line) > MAX_NAME_LINE:
+        return None
+    names = {name for name in _QUOTED_NAME.findall(line) if is_name_like(name)}
+    return clean_name(names.pop()) if len(names) == 1 else None
+
+
+def is_name_like(word: bytes) -> bool:
+    """Return whether `word`, without white space, is written as paths are."""
+    if not word or word.split() != [word] or _UNLIKELY.search(word) or b":" in word:
+        return False
+    return _ends_as_name(word)
+
+
+def clean_name(name: bytes) -> bytes:
+    """Return `name` without `./` in front, which means nothing."""
+    while name.startswith(b"./"):
+        name = name[2:].lstrip(b"/")
+    return name
+
+
+def _ends_as_name(name: bytes) -> bool:
+    return name in _BARE_NAMES or bool(_EXTENSION.search(name)) or b"/" in name.strip(b"/")
+
+
+def _peel(name: bytes) -> tuple[bytes, bool]:
+    """Return `name` without its outermost decoration, and whether that was a pair of quotes."""
+    for mark in (b"**", b"__", b"`", b'"', b"'"):
+        inner = name[len(mark) : -len(mark)]
+        if len(name) > 2 * len(mark) and name == mark + inner + mark and mark not in inner:
+            return inner.strip(), True
+    if name.endswith(b":"):
+        return name[:-1].rstrip(), False
+    for pattern in (_LABEL, _LEAD):
+        if lead := pattern.match(name):
+            return name[lead.end() :].lstrip(), pattern is _LABEL
+    if remark := _REMARK.search(name):
+        return name[: remark.start()], False
+    return name, False
