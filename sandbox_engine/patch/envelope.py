@@ -95,7 +95,7 @@ def parse_envelope(text: bytes) -> Patch:
         message = "the patch that starts here has no `*** End Patch`; it may have been cut off"
         reader.faults.add(reader.begin, message)
     elif not is_found:
-        reader.faults.add(None, "the text holds no `*** Begin Patch`")
+        reader.faults.add_if_none("the text holds no `*** Begin Patch`")
     reader.faults.require_none()
     return Patch("apply-patch", tuple(reader.edits))
 

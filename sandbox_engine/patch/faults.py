@@ -24,6 +24,11 @@ class Faults:
         """Whether so much is wrong that reading on tells nothing new."""
         return len(self.findings) >= MAX_FINDINGS
 
+    def add_if_none(self, message: str) -> None:
+        """Note a fault of the whole text, unless faults of its lines explain it already."""
+        if not self.findings:
+            self.add(None, message)
+
     def add(
         self,
         line: int | None,
@@ -40,9 +45,10 @@ class Faults:
             )
 
     def require_none(self) -> None:
-        """Raise PatchSyntaxError with every fault, if there is one."""
+        """Raise PatchSyntaxError with every fault in the order of the lines, if there is one."""
         if not self.findings:
             return
+        self.findings.sort(key=lambda finding: finding.line or 0)
         first = self.findings[0]
         where = "" if first.line is None else f" at line {first.line}"
         raise PatchSyntaxError(

@@ -32,7 +32,7 @@ _EXTENSION = re.compile(
 _UNLIKELY = re.compile(rb"[\x00-\x1f\x7f<>|*?\"`]|://|\.\.\.|,$|\.$")
 
 _LABEL = re.compile(
-    rb"(?:(?:new|create|update|updated|modified|edit|full|complete)[ \t]+)?"
+    rb"(?:\*\*|__)?(?:(?:new|create|update|updated|modified|edit|full|complete)[ \t]+)?"
     rb"(?:file|filename|file[ \t]?name|filepath|file[ \t]?path|path)[ \t]*:(?:\*\*|__)?[ \t]*",
     re.IGNORECASE,
 )

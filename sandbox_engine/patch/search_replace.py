@@ -77,7 +77,7 @@ def parse_search_replace(text: bytes) -> Patch:
             break
         _read_block(reader, block)
     if not reader.edits:
-        reader.faults.add(None, "the text holds no search/replace block")
+        reader.faults.add_if_none("the text holds no search/replace block")
     reader.faults.require_none()
     return Patch("search-replace", tuple(reader.edits))
 

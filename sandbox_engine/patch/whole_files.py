@@ -81,7 +81,7 @@ def parse_whole_files(text: bytes) -> Patch:
         if faults.is_full:
             break
     if not edits:
-        faults.add(None, "the text holds no fenced block that names a path")
+        faults.add_if_none("the text holds no fenced block that names a path")
     faults.require_none()
     return Patch("files", tuple(edits.values()))
 
@@ -186,7 +186,7 @@ def patch_from_files(
     """
     faults = Faults("folder is", "give a folder that holds the files at their paths")
     if not files:
-        faults.add(None, "there are no files in it")
+        faults.add_if_none("there are no files in it")
     for path in sorted(files):
         if reason := check_path(path):
             faults.add(None, f"the path `{show(path)}` is not allowed: {reason}")
@@ -261,7 +261,7 @@ def parse_zip(archive: bytes) -> Patch:
         except _BadZip as error:
             faults.add(None, f"`{show(entry.name)}`: {error}")
     if not files:
-        faults.add(None, "there are no files in it")
+        faults.add_if_none("there are no files in it")
     faults.require_none()
     return Patch("files", _laid_over(files, frozenset(executable)))
 
