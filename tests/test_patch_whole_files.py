@@ -1,4 +1,4 @@
-"""Whole files: fences that name a path, zip archives, folders; a part is never taken for a whole."""
+"""Whole files: pathed fences, zip archives, folders; a part is never taken for a whole."""
 
 from __future__ import annotations
 

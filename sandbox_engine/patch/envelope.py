@@ -22,6 +22,8 @@ from sandbox_engine.patch.edits import (
 from sandbox_engine.patch.faults import Faults
 from sandbox_engine.patch.fences import clean_name
 
+MAX_SECTIONS = 100_000
+
 BEGIN, END = b"*** Begin Patch", b"*** End Patch"
 _END_OF_FILE = b"*** End of File"
 _MOVE = b"*** Move to:"
@@ -70,6 +72,7 @@ class _Reader:
     strips_return: bool = False
     operation: _Operation | None = None
     edits: list[PlanEdit] = field(default_factory=list)
+    sections: int = 0
 
 
 def parse_envelope(text: bytes) -> Patch:
@@ -80,7 +83,7 @@ def parse_envelope(text: bytes) -> Patch:
     reader = _Reader(Faults("patch envelope is", _REMEDY))
     is_found = False
     for number, line in enumerate(text.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if reader.faults.is_full:
+        if reader.faults.is_full or reader.sections > MAX_SECTIONS:
             break
         if reader.begin:
             _read_line(reader, number, line)
@@ -90,7 +93,9 @@ def parse_envelope(text: bytes) -> Patch:
         elif _OPERATION.match(line.rstrip()) or line.rstrip() == END:
             message = "this line stands outside of `*** Begin Patch` and `*** End Patch`"
             reader.faults.add(number, message, source=line)
-    if reader.begin:
+    if reader.sections > MAX_SECTIONS:
+        reader.faults.add(None, f"the patch holds more than {MAX_SECTIONS} sections")
+    elif reader.begin:
         _close_operation(reader)
         message = "the patch that starts here has no `*** End Patch`; it may have been cut off"
         reader.faults.add(reader.begin, message)
@@ -167,7 +172,7 @@ def _read_body_line(reader: _Reader, number: int, line: bytes) -> None:
     elif operation.kind == b"Add":
         _read_added_line(reader, operation, number, line)
     elif line.startswith(b"@@"):
-        _read_anchor(operation, number, line)
+        _read_anchor(reader, operation, number, line)
     else:
         _read_section_line(reader, operation, number, line.removesuffix(b"\r"))
 
@@ -186,7 +191,7 @@ def _read_added_line(reader: _Reader, operation: _Operation, number: int, line: 
         operation.has_blank = False
 
 
-def _read_anchor(operation: _Operation, number: int, line: bytes) -> None:
+def _read_anchor(reader: _Reader, operation: _Operation, number: int, line: bytes) -> None:
     """Take an `@@` line; those that follow one another narrow the place of one section down.
 
     The numbers of a unified diff say nothing here, and the text after them is cut off by git.
@@ -197,6 +202,7 @@ def _read_anchor(operation: _Operation, number: int, line: bytes) -> None:
     if last is None or last.has_lines or last.at_end:
         last = _Section(number)
         operation.sections.append(last)
+        reader.sections += 1
     if anchor:
         last.anchors.append(anchor)
 

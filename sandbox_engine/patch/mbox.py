@@ -35,6 +35,7 @@ _CHARSET = re.compile(
     re.IGNORECASE,
 )
 _PARAMETER = r'(?:^|;)\s*{}\s*=\s*(?:"([^"]*)"|([^\s;"]+))'
+_BLANK_START = re.compile(r"\A(?:[^\S\n]*\n)+")
 _VERSION = re.compile(rb"[0-9]+\.[0-9]")
 _MASK = b"#"
 """What stands for a line that is no diff: neither a hunk's line nor a header."""
@@ -193,7 +194,7 @@ def _note(mail: _Mail) -> tuple[CommitNote, int]:
     subject = clean_subject(_decode_words(headers.get(b"subject", b"")))
     charset = _parameter(headers.get(b"content-type", b""), "charset")
     text = "\n".join(_unescaped(_decode(line, charset)) for line in message)
-    whole = f"{subject}\n\n{text.strip()}".strip()
+    whole = f"{subject}\n\n{_BLANK_START.sub('', text).rstrip()}".strip()
     if not whole:
         raise _BadMail("the mail has no subject and no message")
     return CommitNote(name, address, _date(headers.get(b"date", b"")), whole, 0, 0), diff_at

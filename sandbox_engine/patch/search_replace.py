@@ -17,6 +17,8 @@ from sandbox_engine.patch.faults import Faults
 from sandbox_engine.patch.fences import name_in_info, name_in_line, name_within_line, read_fence
 from sandbox_engine.patch.paths import show
 
+MAX_BLOCKS = 10_000
+
 _MARK = re.compile(
     rb"(?:(?P<open><{5,9})[ \t]*SEARCH>?|(?P<divider>={5,9})|(?P<close>>{5,9})[ \t]*REPLACE)"
     rb"[ \t]*\r?\Z"
@@ -73,9 +75,11 @@ def parse_search_replace(text: bytes) -> Patch:
     lines = text.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     reader = _Reader(lines, Faults("search/replace blocks are", _REMEDY))
     for block in find_blocks(lines, reader.faults):
-        if reader.faults.is_full:
+        if reader.faults.is_full or len(reader.edits) > MAX_BLOCKS:
             break
         _read_block(reader, block)
+    if len(reader.edits) > MAX_BLOCKS:
+        reader.faults.add(None, f"the text holds more than {MAX_BLOCKS} blocks")
     if not reader.edits:
         reader.faults.add_if_none("the text holds no search/replace block")
     reader.faults.require_none()
