@@ -120,7 +120,7 @@ def _output_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("patch", metavar="PATCH", help="a file, or - for standard input")
+    parser.add_argument("patch", metavar="PATCH", help="a file, a folder, or - for standard input")
     parser.add_argument("--base", default="HEAD", metavar="REV", help="what it applies to (HEAD)")
     parser.add_argument("--strategy", metavar="NAME", help="what to run (SYNTAX_AND_PYTEST)")
     parser.add_argument("--format", metavar="NAME", help="the patch's format, if not found out")
@@ -153,13 +153,16 @@ def _validate(options: argparse.Namespace) -> int:
     }[verdict.outcome]
 
 
-def _read_patch(name: str) -> bytes:
+def _read_patch(name: str) -> bytes | Path:
     from sandbox_engine.errors import UsageError
 
     if name == "-":
         return sys.stdin.buffer.read()
+    path = Path(name)
+    if path.is_dir():
+        return path
     try:
-        return Path(name).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UsageError(
             f"the patch `{name}` cannot be read: {error.strerror}",

@@ -17,14 +17,15 @@ from sandbox_engine import carry, git, promotion, store, tree
 from sandbox_engine.cache import Cache, Key
 from sandbox_engine.carry import Carried
 from sandbox_engine.config import Config, load_config
-from sandbox_engine.errors import PatchError
+from sandbox_engine.errors import PatchError, UsageError
+from sandbox_engine.folder import read_folder
 from sandbox_engine.interpreter import (
     Interpreter,
     choose_interpreter,
     describe_interpreter,
     require_pytest,
 )
-from sandbox_engine.patch import File, parse_patch
+from sandbox_engine.patch import File, Patch, parse_patch, patch_from_files
 from sandbox_engine.precheck import precheck
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Session
 from sandbox_engine.recipe import Recipe, StepKind
@@ -75,7 +76,9 @@ class Engine:
         format: str | None = None,
         use_cache: bool = True,
     ) -> Verdict:
-        """Return the verdict on `patch` (its text, or the path of a file) applied to `base`.
+        """Return the verdict on `patch` applied to `base`.
+
+        `patch` is its text, or the path of a file, or of a folder that is laid over the tree.
 
         A patch that is wrong gives a verdict, never an exception. Raise UsageError for a base or
         a strategy that does not exist, and another SandboxError when the world is broken: no
@@ -85,7 +88,7 @@ class Engine:
         recipe = self.config.recipe(strategy)
         commit, base_tree = git.resolve_commit(self.repository, base)
         try:
-            edits = parse_patch(_text_of(patch), format=format)
+            edits = _edits_of(patch, format)
             candidate = build_tree(self.store, commit, base_tree, edits)
         except PatchError as error:
             blank = Verdict(Outcome.REJECTED, recipe.name, commit, base_tree)
@@ -286,6 +289,18 @@ class _Run:
 
 
 _RUNNING = (StepKind.PYTEST, StepKind.NEW_TESTS, StepKind.COMMAND)
+
+
+def _edits_of(patch: str | bytes | Path, format: str | None) -> Patch:
+    if not isinstance(patch, Path) or not patch.is_dir():
+        return parse_patch(_text_of(patch), format=format)
+    if format not in (None, "files"):
+        raise UsageError(
+            f"`{patch}` is a folder, not a patch of format `{format}`",
+            remedy="name a file, or leave the format out",
+        )
+    folder = read_folder(patch)
+    return patch_from_files(folder.files, frozenset(folder.executable))
 
 
 def _text_of(patch: str | bytes | Path) -> bytes:
