@@ -109,9 +109,10 @@ class Section:
     of a file are sought in order, each after the end of the one before. Each of `anchors` is a
     line (compared without white space around it) that must come, in order, before `before`; the
     search starts after the last of them. With anchors the first place after them wins; without, a
-    second place is a refusal. `at_end` demands that `before` ends the file, and a place that does
-    wins over others. An empty `before` inserts `after`: right after the last anchor, or at the end
-    of the file where there is none.
+    second place is a refusal. With `at_end` a place that ends the file wins over others. The one
+    place of the text elsewhere (further up, or not at the end) is taken as `moved`. An empty
+    `before` inserts `after`: right after the last anchor, or at the end of the file where there
+    is none.
     """
 
     before: tuple[bytes, ...]
@@ -141,6 +142,8 @@ class Hunk:
 
     Lines keep their newline; one that is marked `\\ No newline at end of file` has none.
     `leading` and `trailing` count context lines; `patch_line` is where the header stands.
+    `is_loose` marks one that git calls corrupt and whose lines were counted anew: its text must
+    be in one place alone. A loose hunk without numbers has an `old_start` of -1.
     """
 
     old_start: int
@@ -150,6 +153,16 @@ class Hunk:
     leading: int
     trailing: int
     patch_line: int
+    is_loose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryHunk:
+    """New content of `size` bytes, or with `is_delta` a git delta of that size, deflated."""
+
+    deflated: bytes
+    size: int
+    is_delta: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +170,8 @@ class FileDiff:
     """One file's part of a unified diff, in the terms of git's `apply.c`.
 
     `is_new` and `is_delete` are None where a diff without git's headers leaves them open. A mode
-    of 0 says nothing. `is_binary` marks a part whose content is not text.
+    of 0 says nothing. `is_binary` marks a part whose content is not text; it has a `binary` where
+    the diff holds that content. `old_id` and `new_id` are what its `index` line says, in hex.
     """
 
     old_path: bytes | None
@@ -171,6 +185,9 @@ class FileDiff:
     is_binary: bool = False
     hunks: tuple[Hunk, ...] = ()
     patch_line: int = 1
+    binary: BinaryHunk | None = None
+    old_id: bytes = b""
+    new_id: bytes = b""
 
     @property
     def path(self) -> bytes:
@@ -206,7 +223,7 @@ class Patch:
     `commits` tells which edits came in which mail of a series. `doubts` are parts of the text that
     git would drop without a word: a patch whose `edits` fit is refused for them. `others` gives
     more readings of the text (as without what git demands, or with another number of folders
-    stripped); they are tried only where `edits` do not fit.
+    stripped, which is `strip`); they are tried only where `edits` do not fit.
     """
 
     format: str
@@ -215,6 +232,7 @@ class Patch:
     commits: tuple[CommitNote, ...] = ()
     doubts: tuple[Finding, ...] = field(default=(), compare=False)
     others: Callable[[], Iterable[Patch]] | None = field(default=None, compare=False, repr=False)
+    strip: int = field(default=1, compare=False)
 
 
 class Match(enum.StrEnum):
@@ -295,6 +313,7 @@ class EditReport:
     `rung` is the lowest that a part of the edit took, None where nothing was sought. `code`,
     `source` and `hint` are set for refusals and go into the finding, as do `nearest` and
     `corrected`: the edit in its own format as it should have been, where that is certain.
+    `is_beyond_git` tells that `git apply` would have refused this part of a diff.
     """
 
     index: int
@@ -308,6 +327,7 @@ class EditReport:
     rung: Rung | None = None
     nearest: Nearest | None = None
     corrected: str | None = None
+    is_beyond_git: bool = False
 
 
 @dataclass(frozen=True, slots=True)
