@@ -27,7 +27,7 @@ MAX_SECTIONS = 100_000
 BEGIN, END = b"*** Begin Patch", b"*** End Patch"
 _END_OF_FILE = b"*** End of File"
 _MOVE = b"*** Move to:"
-_OPERATION = re.compile(rb"\*\*\* (Add|Delete|Update) File:[ \t]*(.*?)[ \t]*\Z")
+_OPERATION = re.compile(rb"\*\*\* (Add|Delete|Update) File:(.*)\Z", re.DOTALL)
 _RANGE = re.compile(rb"@@ -[0-9]+(?:,[0-9]+)? \+[0-9]+(?:,[0-9]+)? @@")
 
 _REMEDY = (
@@ -115,7 +115,7 @@ def _read_line(reader: _Reader, number: int, line: bytes) -> None:
     operation = _OPERATION.match(marker)
     if operation:
         _close_operation(reader)
-        path = _path(reader, number, operation[2])
+        path = _path(reader, number, operation[2].strip())
         reader.operation = _Operation(operation[1], path, number)
     elif marker == END:
         _end_envelope(reader, number)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 MAX_NAME_LINE = 1_000
 """A longer line is prose, not a file name."""
 
-_FENCE = re.compile(rb" {0,3}(`{3,}|~{3,})[ \t]*([^\r\n]*?)[ \t]*\r?\n?\Z")
+_FENCE = re.compile(rb" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
 _FILE_KEY = re.compile(
     rb"(?:^|[\s,{;])(?:title|file|filename|file_name|filepath|file_path|path)\s*[=:]\s*"
     rb"(?:\"([^\"]+)\"|'([^']+)'|([^\s,;}\"']+))",
@@ -38,7 +38,7 @@ _LABEL = re.compile(
 )
 _LEAD = re.compile(rb"(?:#{1,6}|[-*+][ \t]|>|[0-9]{1,3}[.)][ \t])[ \t]*")
 _REMARK = re.compile(
-    rb"[ \t]*\((?:new|new file|created|updated|modified|changed|full|complete)\)\Z", re.IGNORECASE
+    rb"\((?:new|new file|created|updated|modified|changed|full|complete)\)\Z", re.IGNORECASE
 )
 _QUOTED_NAME = re.compile(rb"`([^`]+)`")
 
@@ -63,7 +63,7 @@ def read_fence(line: bytes) -> Fence | None:
     match = _FENCE.match(line)
     if not match or (match[1][:1] == b"`" and b"`" in match[2]):
         return None
-    return Fence(match[1], match[2])
+    return Fence(match[1], match[2].strip())
 
 
 def name_in_info(info: bytes) -> bytes | None:
@@ -145,5 +145,5 @@ def _peel(name: bytes) -> tuple[bytes, bool]:
         if lead := pattern.match(name):
             return name[lead.end() :].lstrip(), pattern is _LABEL
     if remark := _REMARK.search(name):
-        return name[: remark.start()], False
+        return name[: remark.start()].rstrip(), False
     return name, False

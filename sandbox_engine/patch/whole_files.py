@@ -34,7 +34,7 @@ _NAME_REACH = 3
 """How many lines before a fence may hold the path; all of them but the path are blank."""
 _MARKDOWN = (b".md", b".markdown", b".mdx", b".rst", b".qmd")
 _ELISION = re.compile(
-    rb"[ \t]*(?:#+|//+|--+|/\*+|<!--|;+|%+|\"\"\"|\{/\*)?[ \t]*\.\.\.[ \t]*\(?"
+    rb"(?:#+|//+|--+|/\*+|<!--|;+|%+|\"\"\"|\{/\*)?[ \t]*\.\.\.[ \t]*\(?"
     rb"(?:the[ \t]+)?(?:rest|remaining|remainder|existing|unchanged|previous|same|other|omitted)\b",
     re.IGNORECASE,
 )
@@ -125,7 +125,7 @@ def _content(lines: Sequence[bytes], block: FileBlock, faults: Faults) -> bytes:
         faults.add(block.start + 1, "the block is not closed; it may have been cut off")
     _refuse_inner_fences(lines, block, faults)
     for at, line in enumerate(body, block.start + 2):
-        if b"..." in line and _ELISION.match(line):
+        if b"..." in line and _ELISION.match(line.lstrip()):
             faults.add(
                 at,
                 "the file is not whole: this line stands for a part of it",
