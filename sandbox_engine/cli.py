@@ -124,6 +124,12 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default="HEAD", metavar="REV", help="what it applies to (HEAD)")
     parser.add_argument("--strategy", metavar="NAME", help="what to run (SYNTAX_AND_PYTEST)")
     parser.add_argument("--format", metavar="NAME", help="the patch's format, if not found out")
+    parser.add_argument(
+        "--match",
+        choices=("exact", "default", "fuzzy"),
+        default="default",
+        help="how far an edit may be from the file's text",
+    )
     parser.add_argument("--python", metavar="PATH", help="the interpreter that runs the tests")
     parser.add_argument("--no-cache", action="store_true", help="judge again what is known")
     _output_argument(parser)
@@ -139,6 +145,7 @@ def _validate(options: argparse.Namespace) -> int:
         base=options.base,
         strategy=options.strategy,
         format=options.format,
+        match=options.match,
         use_cache=not options.no_cache,
     )
     if options.output == "json":

@@ -25,7 +25,7 @@ from sandbox_engine.interpreter import (
     describe_interpreter,
     require_pytest,
 )
-from sandbox_engine.patch import File, Patch, parse_patch, patch_from_files
+from sandbox_engine.patch import EditStatus, File, Match, Patch, parse_patch, patch_from_files
 from sandbox_engine.precheck import precheck
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Session
 from sandbox_engine.recipe import Recipe, StepKind
@@ -74,24 +74,26 @@ class Engine:
         base: str = "HEAD",
         strategy: str | None = None,
         format: str | None = None,
+        match: str = Match.DEFAULT,
         use_cache: bool = True,
     ) -> Verdict:
         """Return the verdict on `patch` applied to `base`.
 
         `patch` is its text, or the path of a file, or of a folder that is laid over the tree.
+        `match` says how far an edit may be from the file's text: `exact`, `default` or `fuzzy`.
 
-        A patch that is wrong gives a verdict, never an exception. Raise UsageError for a base or
-        a strategy that does not exist, and another SandboxError when the world is broken: no
-        interpreter, no space, no free sandbox.
+        A patch that is wrong gives a verdict, never an exception. Raise UsageError for a base, a
+        strategy or a match that does not exist, and another SandboxError when the world is
+        broken: no interpreter, no space, no free sandbox.
         """
         started = time.monotonic()
         recipe = self.config.recipe(strategy)
         commit, base_tree = git.resolve_commit(self.repository, base)
         try:
             edits = _edits_of(patch, format)
-            candidate = build_tree(self.store, commit, base_tree, edits)
+            candidate = build_tree(self.store, commit, base_tree, edits, match=_match_of(match))
         except PatchError as error:
-            blank = Verdict(Outcome.REJECTED, recipe.name, commit, base_tree)
+            blank = Verdict(Outcome.REJECTED, recipe.name, commit, base_tree, edits=error.edits)
             verdict = _rejected(blank, error.findings, error.problem, error.remedy)
         else:
             verdict = self._judge(candidate, recipe, edits.summary, use_cache=use_cache)
@@ -109,21 +111,29 @@ class Engine:
             candidate.base,
             candidate.base_tree,
             candidate.id,
+            edits=candidate.edits,
             changed_paths=candidate.changed_paths,
             summary=summary,
         )
         if not candidate.after:
+            if any(edit.status == EditStatus.ALREADY_APPLIED for edit in candidate.edits):
+                return dataclasses.replace(
+                    blank,
+                    outcome=Outcome.INCONCLUSIVE,
+                    reason="the patch is applied already: it changes nothing, so nothing was run",
+                )
             return _rejected(
                 blank,
                 (),
                 "the patch changes nothing",
-                "check that it is not empty, and not applied already",
+                "check that it is not empty",
             )
         key = Key(candidate.id, candidate.base_tree, recipe.fingerprint(), run.environment)
         if use_cache and (known := self.cache.find(key)):
             verdict = dataclasses.replace(
-                known, strategy=recipe.name, base=candidate.base, summary=summary, is_cached=True
-            )
+                known, strategy=recipe.name, base=candidate.base, summary=summary,
+                edits=candidate.edits, is_cached=True,
+            )  # fmt: skip
         elif findings := precheck(candidate, recipe.policy, lambda: run.interpreter):
             return _rejected(blank, findings, findings[0].message, findings[0].hint)
         else:
@@ -301,6 +311,15 @@ def _edits_of(patch: str | bytes | Path, format: str | None) -> Patch:
         )
     folder = read_folder(patch)
     return patch_from_files(folder.files, frozenset(folder.executable))
+
+
+def _match_of(name: str) -> Match:
+    try:
+        return Match(name)
+    except ValueError as error:
+        raise UsageError(
+            f"there is no match `{name}`", remedy=f"use one of: {', '.join(Match)}"
+        ) from error
 
 
 def _text_of(patch: str | bytes | Path) -> bytes:

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from sandbox_engine import git, patch
 from sandbox_engine.errors import PatchConflictError
-from sandbox_engine.patch import File, Patch
+from sandbox_engine.patch import NOTHING_MORE, File, Match, Patch, Policy
 from sandbox_engine.store import Store
-from sandbox_engine.verdict import CommitId, Finding, TreeId
+from sandbox_engine.verdict import CommitId, EditRecord, Finding, TreeId
 
 if TYPE_CHECKING:
     import pygit2
 
 _TREE_MODE = 0o040000
 _LINK_MODE = 0o160000
+_SUBPROJECT = b"Subproject commit "
+"""What a diff shows a submodule as, before the id of its commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class CandidateTree:
     """A base commit with every edit of a patch made.
 
     `before` and `after` map each changed path to what it held and holds; None means absent.
+    `edits` tells what became of each edit.
     """
 
     id: TreeId
@@ -38,6 +41,7 @@ class CandidateTree:
     before: Mapping[bytes, File | None]
     after: Mapping[bytes, File | None]
     renames: Mapping[bytes, bytes]
+    edits: tuple[EditRecord, ...] = ()
 
     @property
     def changed_paths(self) -> tuple[str, ...]:
@@ -54,7 +58,15 @@ class CandidateTree:
         )
 
 
-def build_tree(store: Store, base: CommitId, base_tree: TreeId, edits: Patch) -> CandidateTree:
+def build_tree(
+    store: Store,
+    base: CommitId,
+    base_tree: TreeId,
+    edits: Patch,
+    *,
+    match: Match = Match.DEFAULT,
+    policy: Policy = NOTHING_MORE,
+) -> CandidateTree:
     """Return `base` with every edit of `edits` made, or raise PatchError; no file is touched."""
     import pygit2
 
@@ -68,7 +80,11 @@ def build_tree(store: Store, base: CommitId, base_tree: TreeId, edits: Patch) ->
             before[path] = _read(objects, root, path)
         return before[path]
 
-    changes = patch.apply_patch(edits, read)
+    def siblings(folder: bytes) -> list[bytes]:
+        entry = _entry(root, folder) if folder else root
+        return _names(entry) if isinstance(entry, pygit2.Tree) else []
+
+    changes = patch.apply_patch(edits, read, match=match, policy=policy, siblings=siblings)
     _refuse_folders(root, changes.files)
     try:
         tree = _write(objects, root, _nested(changes.files))
@@ -81,7 +97,12 @@ def build_tree(store: Store, base: CommitId, base_tree: TreeId, edits: Patch) ->
         before={path: read(path) for path in changes.files},
         after=changes.files,
         renames=changes.renames,
+        edits=changes.records,
     )
+
+
+def _names(folder: pygit2.Tree) -> list[bytes]:
+    return [entry.raw_name or b"" for entry in folder]
 
 
 def read_file(store: Store, tree: TreeId, path: bytes) -> File | None:
@@ -161,7 +182,7 @@ def _read(objects: pygit2.Repository, root: pygit2.Tree, path: bytes) -> File | 
     if entry is None or isinstance(entry, pygit2.Tree):
         return None
     if entry.filemode == _LINK_MODE:
-        return File(b"", _LINK_MODE)
+        return File(b"%s%s\n" % (_SUBPROJECT, str(entry.id).encode()), _LINK_MODE)
     assert isinstance(entry, pygit2.Blob)
     return File(entry.data, int(entry.filemode))
 
@@ -235,8 +256,16 @@ def _write(
             inner = _write(objects, _entry(old, name) if old else None, change)
             entries[name] = None if inner is None else (_TREE_MODE, inner)
         else:
-            entries[name] = (change.mode, objects.create_blob(change.content))
+            entries[name] = (change.mode, _object_id(objects, change))
     return _written(objects, old, entries)
+
+
+def _object_id(objects: pygit2.Repository, file: File) -> pygit2.Oid:
+    import pygit2
+
+    if file.mode == _LINK_MODE:
+        return pygit2.Oid(hex=file.content.removeprefix(_SUBPROJECT).decode().strip())
+    return objects.create_blob(file.content)
 
 
 def _written(

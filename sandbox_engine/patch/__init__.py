@@ -7,7 +7,7 @@ a module with one parser that returns a `Patch`; everything after it is the same
 from __future__ import annotations
 
 from sandbox_engine.errors import PatchSyntaxError, UsageError
-from sandbox_engine.patch.apply import apply_patch
+from sandbox_engine.patch.apply import NOTHING_MORE, apply_patch
 from sandbox_engine.patch.edits import (
     Changes,
     CommitNote,
@@ -28,6 +28,7 @@ __all__ = [
     "FORMATS",
     "MAX_EDITS",
     "MAX_PATCH_BYTES",
+    "NOTHING_MORE",
     "Changes",
     "CommitNote",
     "EditReport",

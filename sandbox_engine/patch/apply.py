@@ -7,8 +7,6 @@ that one does not fit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sandbox_engine.errors import PatchConflictError, PatchPolicyError, PatchSyntaxError
 from sandbox_engine.patch.diffs import apply_diff
 from sandbox_engine.patch.edits import (
@@ -33,7 +31,7 @@ from sandbox_engine.patch.overlay import (
 from sandbox_engine.patch.paths import show
 from sandbox_engine.patch.plan import apply_plan_edit
 from sandbox_engine.patch.seek import Search
-from sandbox_engine.verdict import EditRecord, Finding
+from sandbox_engine.verdict import Finding
 
 NOTHING_MORE = Policy()
 _POLICY_CODES = frozenset(
@@ -143,7 +141,12 @@ class _Attempt:
         is_policy = any(report.code in _POLICY_CODES for report in refused)
         kind = PatchPolicyError if is_policy else PatchConflictError
         remedy = refused[0].hint or REREAD
-        return kind(problem, remedy=remedy, findings=findings, edits=edit_records(self.reports))
+        return kind(
+            problem,
+            remedy=remedy,
+            findings=findings,
+            edits=[report.record for report in self.reports],
+        )
 
 
 def _try_edit(edit: Edit, index: int, overlay: Overlay) -> EditReport:
@@ -203,21 +206,6 @@ def _detail(near: Nearest | None) -> str | None:
     if near is None:
         return None
     return near.diff or near.text
-
-
-def edit_records(reports: Sequence[EditReport]) -> tuple[EditRecord, ...]:
-    """Return what became of each edit, as a verdict tells it."""
-    return tuple(
-        EditRecord(
-            report.index,
-            show(report.path),
-            str(report.status),
-            None if report.rung is None else str(report.rung),
-            report.line,
-            report.message,
-        )
-        for report in reports
-    )
 
 
 def _doubtful(patch: Patch) -> PatchSyntaxError:

@@ -11,7 +11,8 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sandbox_engine.verdict import Finding
+from sandbox_engine.patch.paths import show
+from sandbox_engine.verdict import EditRecord, Finding
 
 REGULAR = 0o100644
 EXECUTABLE = 0o100755
@@ -329,6 +330,13 @@ class EditReport:
     corrected: str | None = None
     is_beyond_git: bool = False
 
+    @property
+    def record(self) -> EditRecord:
+        """The report as a verdict tells it."""
+        rung = None if self.rung is None else str(self.rung)
+        path = show(self.path)
+        return EditRecord(self.index, path, str(self.status), rung, self.line, self.message)
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -340,6 +348,11 @@ class Changes:
     files: Mapping[bytes, File | None]
     reports: tuple[EditReport, ...]
     renames: Mapping[bytes, bytes]
+
+    @property
+    def records(self) -> tuple[EditRecord, ...]:
+        """What became of each edit, as a verdict tells it."""
+        return tuple(report.record for report in self.reports)
 
 
 class EditRefused(Exception):
