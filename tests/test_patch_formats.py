@@ -195,6 +195,8 @@ def repeated(unit: str, head: str = "", tail: str = "") -> bytes:
         repeated("<<<<<<< SEARCH\n<<<<< SEARCH\n"),
         repeated("```a.md\n"),
         repeated("```\n~~~ a.py\n"),
+        repeated("```md x.md\n@@ -1 +1 @@\n~~~\n"),
+        repeated("```a.py\n" + " " * 5_000),
         repeated("diff --git a/a b/a\n"),
         repeated("*** Begin Patch\n"),
         repeated("From a Mon Sep 17 00:00:00 2001\nA: b\n"),
@@ -207,7 +209,7 @@ def repeated(unit: str, head: str = "", tail: str = "") -> bytes:
         b"```" + b"title=" * (BIG // 6),
         b"From " + b" 1:1" * (BIG // 4),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_detection_takes_time_linear_in_the_text(text: bytes) -> None:
     started = time.process_time()

@@ -7,8 +7,10 @@ ways; what is not clearly a name is none, because a wrong guess would write to a
 
 from __future__ import annotations
 
+import bisect
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 MAX_NAME_LINE = 1_000
 """A longer line is prose, not a file name."""
@@ -50,10 +52,52 @@ class Fence:
     mark: bytes
     info: bytes
 
-    def is_closed_by(self, other: Fence) -> bool:
-        """Return whether `other` ends the block that this fence opens."""
-        is_kind = other.mark[:1] == self.mark[:1] and len(other.mark) >= len(self.mark)
-        return is_kind and not other.info
+    def could_hold(self, other: Fence) -> bool:
+        """Return whether `other` is too short, or of another kind, to end this fence's block."""
+        return other.mark[:1] != self.mark[:1] or len(other.mark) < len(self.mark)
+
+
+@dataclass(slots=True)
+class _Closers:
+    """The closing fences of one kind below a line, but those that a nearer, longer one hides.
+
+    The nearest is last; lengths are kept negative, so that they ascend.
+    """
+
+    lengths: list[int] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def nearest(self, length: int) -> int | None:
+        """Return the line of the nearest that is at least as long."""
+        at = bisect.bisect_right(self.lengths, -length)
+        return self.lines[at - 1] if at else None
+
+    def add(self, length: int, line: int) -> None:
+        while self.lengths and -self.lengths[-1] <= length:
+            self.lengths.pop()
+            self.lines.pop()
+        self.lengths.append(-length)
+        self.lines.append(line)
+
+
+def find_fences(lines: Sequence[bytes]) -> dict[int, tuple[Fence, int]]:
+    """Return every fence by its line, with the line that would end the block that it opens.
+
+    Where there is none, that is the number of lines. All are found in one walk from the end, since
+    looking down from each would take the square of their number.
+    """
+    found: dict[int, tuple[Fence, int]] = {}
+    closers = {b"`": _Closers(), b"~": _Closers()}
+    for at in range(len(lines) - 1, -1, -1):
+        fence = read_fence(lines[at])
+        if fence is None:
+            continue
+        kind, length = closers[fence.mark[:1]], len(fence.mark)
+        end = kind.nearest(length)
+        found[at] = fence, len(lines) if end is None else end
+        if not fence.info:
+            kind.add(length, at)
+    return found
 
 
 def read_fence(line: bytes) -> Fence | None:

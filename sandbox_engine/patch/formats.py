@@ -82,6 +82,7 @@ class _Scan:
     lines: list[bytes]
     has_json: bool
     blocks: dict[int, int]
+    fences: dict[int, tuple[fences.Fence, int]]
     signs: dict[str, int] = field(default_factory=dict)
     fence_end: int = -1
 
@@ -108,7 +109,8 @@ def find_signs(text: bytes) -> dict[str, int]:
         return {"files": 1}
     text = text.removeprefix(b"\xef\xbb\xbf")
     lines = text.split(b"\n")
-    scan = _Scan(lines, _JSON_KEY.search(text) is not None, _block_ends(text, lines))
+    has_json = _JSON_KEY.search(text) is not None
+    scan = _Scan(lines, has_json, _block_ends(text, lines), fences.find_fences(lines))
     at = _skip_json(scan, text)
     while at < len(lines) and not lines[at].strip():
         at += 1
@@ -160,8 +162,8 @@ def _step(scan: _Scan, at: int) -> int:
         case b"d" | b"-" | b"@" if _starts_diff(scan.lines, at):
             scan.note("unified", at)
             return _after_span(scan, _diff_end(scan.lines, at))
-        case b" " | b"`" | b"~" if fence := fences.read_fence(line):
-            end = _step_fence(scan, at, fence)
+        case b" " | b"`" | b"~" if at in scan.fences:
+            end = _step_fence(scan, at)
     if scan.has_json and end == at + 1 and _JSON_KEY.search(line):
         scan.note("json", at)
     return end
@@ -169,7 +171,7 @@ def _step(scan: _Scan, at: int) -> int:
 
 def _after_span(scan: _Scan, end: int) -> int:
     """Return `end`, or the line after a bare fence there: it closes the one that is open."""
-    if end < len(scan.lines) and (fence := fences.read_fence(scan.lines[end])) and not fence.info:
+    if end in scan.fences and not scan.fences[end][0].info:
         scan.fence_end = -1
         return end + 1
     return end
@@ -207,14 +209,12 @@ def _diff_end(lines: Sequence[bytes], at: int) -> int:
     return len(lines)
 
 
-def _step_fence(scan: _Scan, at: int, fence: fences.Fence) -> int:
+def _step_fence(scan: _Scan, at: int) -> int:
     """Note a whole file and step over it; look into any other fence."""
     if at <= scan.fence_end:
         return at + 1
-    lines = scan.lines
-    end = whole_files.closing_line(lines, at, fence)
-    inside = fences.name_in_info(fence.info)
-    path = inside or whole_files.name_above(lines, at)
+    fence, end = scan.fences[at]
+    path = fences.name_in_info(fence.info) or whole_files.name_above(scan.lines, at)
     if path is None or _is_about_edit(scan, at, end, path):
         scan.fence_end = end
         return at + 1

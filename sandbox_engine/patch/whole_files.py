@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from sandbox_engine.patch.edits import EXECUTABLE, CreateFile, Patch
 from sandbox_engine.patch.faults import Faults
-from sandbox_engine.patch.fences import Fence, name_in_info, name_in_line, read_fence
+from sandbox_engine.patch.fences import find_fences, name_in_info, name_in_line, read_fence
 from sandbox_engine.patch.paths import check_path, show
 
 MAX_ENTRIES = 10_000
@@ -88,18 +88,15 @@ def parse_whole_files(text: bytes) -> Patch:
 
 def find_file_blocks(lines: Sequence[bytes]) -> Iterator[FileBlock]:
     """Yield the fenced blocks in `lines` that name a path."""
-    at = 0
-    while at < len(lines):
-        fence = read_fence(lines[at])
-        if fence is None:
-            at += 1
+    last = -1
+    for at, (fence, end) in sorted(find_fences(lines).items()):
+        if at <= last:
             continue
-        end = closing_line(lines, at, fence)
         inside = name_in_info(fence.info)
         path = inside or name_above(lines, at)
         if path is not None:
             yield FileBlock(path, at, end, inside is not None)
-        at = end + 1
+        last = end
 
 
 def name_above(lines: Sequence[bytes], at: int) -> bytes | None:
@@ -108,15 +105,6 @@ def name_above(lines: Sequence[bytes], at: int) -> bytes | None:
         if line.strip():
             return name_in_line(line)
     return None
-
-
-def closing_line(lines: Sequence[bytes], start: int, fence: Fence) -> int:
-    """Return the line that closes the `fence` at `start`, or the number of lines."""
-    for at in range(start + 1, len(lines)):
-        other = read_fence(lines[at])
-        if other is not None and fence.is_closed_by(other):
-            return at
-    return len(lines)
 
 
 def _content(lines: Sequence[bytes], block: FileBlock, faults: Faults) -> bytes:
@@ -152,7 +140,7 @@ def _refuse_inner_fences(lines: Sequence[bytes], block: FileBlock, faults: Fault
     inner = [
         at
         for at in range(block.start + 1, block.end)
-        if (fence := read_fence(lines[at])) and _could_nest(outer, fence)
+        if (fence := read_fence(lines[at])) and not outer.could_hold(fence)
     ]
     if not inner and block.path.lower().endswith(_MARKDOWN):
         inner = _doubtful_end(lines, block)
@@ -162,10 +150,6 @@ def _refuse_inner_fences(lines: Sequence[bytes], block: FileBlock, faults: Fault
         )
         hint = "open and close the block with a longer fence: ````"
         faults.add(inner[0] + 1, message, source=lines[inner[0]], hint=hint)
-
-
-def _could_nest(outer: Fence, inner: Fence) -> bool:
-    return inner.mark[:1] == outer.mark[:1] and len(inner.mark) >= len(outer.mark)
 
 
 def _doubtful_end(lines: Sequence[bytes], block: FileBlock) -> list[int]:
