@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox_engine.errors import PatchSyntaxError
-from sandbox_engine.patch import parse_patch
+from sandbox_engine.patch import File, apply_patch, parse_patch
 from sandbox_engine.patch.edits import CreateFile, DeleteFile, PlanEdit, Section, SectionedUpdate
 from sandbox_engine.patch.envelope import parse_envelope
 
@@ -144,6 +144,32 @@ def test_no_operation_is_a_refusal(text: str) -> None:
 
 def test_faults_are_capped() -> None:
     assert len(faults("*** Begin Patch\n" + "x\n" * 5_000)) == 100
+
+
+def test_anchors_choose_among_places_and_a_file_moves() -> None:
+    tree = {
+        b"src/app.py": File(b'def hi():\n    print("Hi")\ndef greet():\nprint("Hi")\n', 0o100755),
+        b"obsolete.txt": File(b"x"),
+    }
+    assert apply_patch(parse_patch(FULL.encode()), tree.get).files == {
+        b"hello.txt": File(b"Hello world\n"),
+        b"src/app.py": None,
+        b"src/main.py": File(
+            b'def hi():\n    print("Hi")\ndef greet():\nprint("Hello, world!")\n', 0o100755
+        ),
+        b"obsolete.txt": None,
+    }
+
+
+def test_classes_narrow_down_to_a_method() -> None:
+    text = b"class A:\n    def f(self):\n        pass\nclass B:\n    def f(self):\n        pass\n"
+    patch = parse_patch(
+        b"*** Begin Patch\n*** Update File: a.py\n@@ class B:\n@@     def f(self):\n"
+        b"-        pass\n+        return 1\n*** End Patch\n"
+    )
+    changed = apply_patch(patch, {b"a.py": File(text)}.get).files[b"a.py"]
+    assert changed is not None
+    assert changed.content == text[: -len(b"pass\n")] + b"return 1\n"
 
 
 LINE = st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), max_size=12).map(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox_engine.errors import PatchSyntaxError
-from sandbox_engine.patch import parse_patch
+from sandbox_engine.errors import PatchConflictError, PatchSyntaxError
+from sandbox_engine.patch import File, apply_patch, parse_patch
 from sandbox_engine.patch.edits import InsertLines, PlanEdit, Section, SectionedUpdate
 from sandbox_engine.patch.search_replace import parse_search_replace
 from sandbox_engine.verdict import Finding
@@ -178,6 +178,34 @@ def test_prose_is_no_file_name() -> None:
 
 def test_faults_are_capped() -> None:
     assert len(findings(">>>>>>> REPLACE\n" * 5_000)) == 100
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"max = 1\nx = 1\n", b"max = 1\nx = 2\n"),
+        (b"a\nx = 1", b"a\nx = 2"),
+        (b"a\r\nx = 1\r\n", b"a\r\nx = 2\r\n"),
+        (b"\xef\xbb\xbfx = 1\n\xff\n", b"\xef\xbb\xbfx = 2\n\xff\n"),
+    ],
+)
+def test_only_whole_lines_are_replaced(before: bytes, after: bytes) -> None:
+    changes = apply_patch(parse_patch(f"a.py\n{BLOCK}".encode()), {b"a.py": File(before)}.get)
+    assert changes.files == {b"a.py": File(after)}
+
+
+@pytest.mark.parametrize("content", [b"max = 1\n", b"x = 1\nx = 1\n", None])
+def test_a_place_that_is_not_there_or_not_the_only_one_is_refused(content: bytes | None) -> None:
+    tree = {} if content is None else {b"a.py": File(content)}
+    with pytest.raises(PatchConflictError):
+        apply_patch(parse_patch(f"a.py\n{BLOCK}".encode()), tree.get)
+
+
+def test_an_empty_search_appends_or_creates() -> None:
+    patch = parse_patch(b"a.py\n<<<<<<< SEARCH\n=======\ny = 2\n>>>>>>> REPLACE\n")
+    assert apply_patch(patch, {}.get).files == {b"a.py": File(b"y = 2\n")}
+    tree = {b"a.py": File(b"x = 1\n")}
+    assert apply_patch(patch, tree.get).files == {b"a.py": File(b"x = 1\ny = 2\n")}
 
 
 MARKS = ["<<<<<<< SEARCH", "=====", "=======", ">>>>>>> REPLACE", "======== ", ">>>>> REPLACE"]
