@@ -7,6 +7,8 @@ that one does not fit.
 
 from __future__ import annotations
 
+import dataclasses
+
 from sandbox_engine.errors import PatchConflictError, PatchPolicyError, PatchSyntaxError
 from sandbox_engine.patch.diffs import apply_diff
 from sandbox_engine.patch.edits import (
@@ -74,7 +76,7 @@ def apply_patch(
     others = [attempt(other) for other in _fitting(patch, first.overlay)]
     made = [other for other in others if other.is_made]
     if len(made) == 1:
-        return made[0].changes()
+        return made[0].changes(strip=made[0].strip if made[0].strip != patch.strip else None)
     if not first.is_made:
         raise first.refusal()
     if patch.doubts:
@@ -108,6 +110,7 @@ class _Attempt:
 
     def __init__(self, patch: Patch, overlay: Overlay) -> None:
         self.overlay = overlay
+        self.strip = patch.strip
         for edit in patch.edits:
             is_move = isinstance(edit, FileDiff) and (edit.is_rename or not edit.new_path)
             if is_move and isinstance(edit, FileDiff) and edit.old_path:
@@ -125,12 +128,20 @@ class _Attempt:
     def is_beyond_git(self) -> bool:
         return any(report.is_beyond_git for report in self.reports)
 
-    def changes(self) -> Changes:
+    def changes(self, *, strip: int | None = None) -> Changes:
+        """Return what the edits come to; `strip` is told where it is not what git would strip."""
+        reports = tuple(self.reports)
+        if strip is not None:
+            note = f"paths read as with `-p{strip}`"
+            reports = tuple(
+                dataclasses.replace(report, message=f"{report.message}; {note}", is_beyond_git=True)
+                for report in reports
+            )
         files = self.overlay.changed()
         renames = {
             new: old for new, old in self.overlay.renames.items() if files.get(new) is not None
         }
-        return Changes(files, tuple(self.reports), renames)
+        return Changes(files, reports, renames)
 
     def refusal(self) -> PatchConflictError | PatchPolicyError:
         refused = [report for report in self.reports if report.status.is_refusal]

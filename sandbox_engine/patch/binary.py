@@ -72,17 +72,13 @@ def _decoded(line: bytes) -> bytes:
         raise BadBinary("a line of the binary part is not base 85") from error
 
 
-def claim(hunk: BinaryHunk, inflated: int) -> int:
-    """Return `inflated` plus the bytes that `hunk` claims; raise BadBinary if that is too much."""
+def check(hunk: BinaryHunk, inflated: int) -> int:
+    """Return `inflated` plus the bytes of `hunk`; raise BadBinary if it is damaged or too much."""
     inflated += hunk.size
     if hunk.size > MAX_FILE_BYTES or inflated > MAX_INFLATED:
         raise BadBinary("the binary parts of the patch claim too many bytes")
-    return inflated
-
-
-def check(hunk: BinaryHunk) -> None:
-    """Raise BadBinary for a hunk whose data is damaged."""
     _inflate(hunk.deflated, hunk.size)
+    return inflated
 
 
 def apply_binary(hunk: BinaryHunk, content: bytes) -> bytes:

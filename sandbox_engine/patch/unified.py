@@ -742,10 +742,9 @@ def _read_binary(reader: _Reader, at: int) -> tuple[bool, BinaryHunk | None, int
             forward = binary.read_hunk(lines, at + 1)
             if forward is None:
                 raise _Malformed(at, "the binary part is neither `literal` nor `delta`")
-            reader.inflated = binary.claim(forward[0], reader.inflated)
+            reader.inflated = binary.check(forward[0], reader.inflated)
             if backward := binary.read_hunk(lines, forward[1]):
-                reader.inflated = binary.claim(backward[0], reader.inflated)
-                binary.check(backward[0])
+                reader.inflated = binary.check(backward[0], reader.inflated)
         except binary.BadBinary as error:
             raise _Malformed(at, str(error)) from error
         return True, forward[0], (backward or forward)[1]
