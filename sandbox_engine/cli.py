@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 EXIT_PASSED, EXIT_REFUSED, EXIT_USAGE, EXIT_UNJUDGED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
+_FORMAT_HELP = (
+    "json, unified, mbox, search-replace, apply-patch or files; found out where it is not named"
+)
 _EPILOG = """\
 exit codes:
   0    the patch passed
@@ -123,7 +126,7 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("patch", metavar="PATCH", help="a file, a folder, or - for standard input")
     parser.add_argument("--base", default="HEAD", metavar="REV", help="what it applies to (HEAD)")
     parser.add_argument("--strategy", metavar="NAME", help="what to run (SYNTAX_AND_PYTEST)")
-    parser.add_argument("--format", metavar="NAME", help="the patch's format, if not found out")
+    parser.add_argument("--format", metavar="NAME", help=_FORMAT_HELP)
     parser.add_argument(
         "--match",
         choices=("exact", "default", "fuzzy"),

@@ -164,7 +164,7 @@ def test_all_faults_are_told_with_their_lines() -> None:
     assert sorted((finding.line, finding.message[:40]) for finding in findings(text)) == [
         (2, "no line before the block names its file"),
         (8, "the block has no `=======` before its en"),
-        (14, "the lines before the block name several "),
+        (14, "which file the block is about is unclear"),
         (19, "a REPLACE marker stands without a SEARCH"),
         (21, "both sides of the block are empty"),
         (26, "the block has no `>>>>>>> REPLACE` befor"),
@@ -174,6 +174,25 @@ def test_all_faults_are_told_with_their_lines() -> None:
 def test_prose_is_no_file_name() -> None:
     (finding,) = findings(f"Here is the change you wanted:\n{BLOCK}")
     assert finding.source == "Here is the change you wanted:"
+
+
+@pytest.mark.parametrize(
+    ("prose", "path"),
+    [
+        ("Then call `os.path` and `self.config`:", b"a.py"),
+        ("In `a.py`, too:", b"a.py"),
+        ("- b.py\n- c.py\n\nd.py\n```", b"d.py"),
+        ("Now the other:\n\n`Foo.bar`:\n\n", b"a.py"),
+    ],
+)
+def test_prose_between_blocks_does_not_hide_the_file(prose: str, path: bytes) -> None:
+    edits = parse_search_replace(f"a.py\n{BLOCK}\n{prose}\n{BLOCK}".encode()).edits
+    assert [edit.path for edit in edits] == [b"a.py", path]
+
+
+def test_prose_that_names_another_file_makes_it_unclear() -> None:
+    (finding,) = findings(f"a.py\n{BLOCK}\nAnd in `src/b.py`:\n{BLOCK}")
+    assert finding.message == "which file the block is about is unclear: `src/b.py` and `a.py`"
 
 
 def test_faults_are_capped() -> None:

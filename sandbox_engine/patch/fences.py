@@ -24,10 +24,23 @@ _FILE_KEY = re.compile(
 _LANGUAGE_PATH = re.compile(rb"[A-Za-z][A-Za-z0-9_+#-]*:(?!/)(.+)\Z")
 _DOTTED_LANGUAGES = frozenset((b"asp.net", b"vb.net", b"node.js", b"f.sharp", b"objective.c"))
 _BARE_NAMES = frozenset(
-    b"Brewfile BUILD CHANGELOG CODEOWNERS COPYING Dockerfile Gemfile GNUmakefile Jenkinsfile"
+    b"Brewfile BUILD CHANGELOG CODEOWNERS COPYING Cargo.lock Dockerfile Gemfile Gemfile.lock"
+    b" GNUmakefile Jenkinsfile"
     b" Justfile LICENSE Makefile NOTICE Pipfile Procfile Rakefile README Vagrantfile"
-    b" VERSION WORKSPACE justfile makefile".split()
+    b" VERSION WORKSPACE go.mod go.sum justfile makefile poetry.lock uv.lock yarn.lock".split()
 )
+_KNOWN_EXTENSIONS = frozenset(
+    b"adoc asm astro avsc awk bash bat bazel bzl c cc cfg cjs clj cmake cmd cpp cs css csv"
+    b" cts cu cxx dart dockerfile ejs elm erb erl ex exs f90 fish fs fsx gd glsl go gql"
+    b" gradle graphql groovy h haml hbs hcl hh hpp hrl hs htm html hxx ini ino ipynb j2 java"
+    b" jinja jinja2 jl js json json5 jsonc jsonl jsx kt kts less lua m mako markdown md mdc"
+    b" mdx mjs mk ml mli mm mts nim nix nu php pl plist pm pot prisma proto ps1 pug puml py"
+    b" pyi pyx qmd qml r rake rb rego rkt rs rst s sass sbt scala scm scss sh sol sql styl"
+    b" sv svelte svg swift tcl tex tf tfvars toml ts tsv tsx txt v vb vert vhd vim vue wat"
+    b" xml xsd xsl xslt yaml yml zig zsh".split()
+)
+"""Without those that are also common names of attributes, as `log` and `lock`."""
+
 _EXTENSION = re.compile(
     rb"[^/]\.(?=[0-9_+-]*[A-Za-z])[A-Za-z0-9_+-]{1,16}\Z|(?:^|/)\.[A-Za-z0-9_][\w.+-]*\Z"
 )
@@ -131,31 +144,34 @@ def name_in_line(line: bytes, *, is_sure: bool = False) -> bytes | None:
     """Return the path that `line` consists of, without its decoration, or None.
 
     Backticks, bold, a heading's `#`, a list's bullet, a label (`File:`), a remark (`(new file)`)
-    and a colon at the end are decoration. With `is_sure` a file name is known to stand here, so
-    that any single quoted word is taken for one.
+    and a colon at the end are decoration. `os.path` and `Class.method` are no paths: without a
+    folder or a label, the extension must be a known one. With `is_sure` a file name is known to
+    stand here, so that any single word in quotes is taken for one.
     """
     name = line.strip()
     if not name or len(name) > MAX_NAME_LINE or read_fence(name):
         return None
-    is_quoted = False
+    is_quoted = is_labelled = False
     for _ in range(8):
-        peeled, was_quoted = _peel(name)
-        is_quoted = is_quoted or was_quoted
+        peeled, kind = _peel(name)
+        is_quoted = is_quoted or kind == "quotes"
+        is_labelled = is_labelled or kind == "label"
         if peeled == name:
             break
         name = peeled
-    if not name or _UNLIKELY.search(name) or len(name) > MAX_NAME_LINE:
+    if not name or _UNLIKELY.search(name) or (len(name.split()) > 1 and not is_quoted):
         return None
-    if is_name_like(name) or (is_quoted and is_sure):
-        return clean_name(name)
-    return clean_name(name) if is_quoted and _ends_as_name(name) else None
+    is_name = is_sure and is_quoted
+    is_name = is_name or (_ends_as_name(name) if is_labelled else is_clear_name(name))
+    return clean_name(name) if is_name else None
 
 
 def name_within_line(line: bytes) -> bytes | None:
     """Return the one path in backticks within a line of prose, or None: `Updated "src/x.py"`."""
     if len(line) > MAX_NAME_LINE:
         return None
-    names = {name for name in _QUOTED_NAME.findall(line) if is_name_like(name)}
+    quoted = _QUOTED_NAME.findall(line)
+    names = {name for name in quoted if is_name_like(name) and is_clear_name(name)}
     return clean_name(names.pop()) if len(names) == 1 else None
 
 
@@ -164,6 +180,14 @@ def is_name_like(word: bytes) -> bool:
     if not word or word.split() != [word] or _UNLIKELY.search(word) or b":" in word:
         return False
     return _ends_as_name(word)
+
+
+def is_clear_name(name: bytes) -> bool:
+    """Return whether `name` can be nothing but a path: a folder, or a known file or extension."""
+    stem, dot, extension = name.rpartition(b".")
+    if b"/" in name.strip(b"/") or name in _BARE_NAMES:
+        return _ends_as_name(name)
+    return bool(dot) and (not stem or extension.lower() in _KNOWN_EXTENSIONS)
 
 
 def clean_name(name: bytes) -> bytes:
@@ -177,17 +201,17 @@ def _ends_as_name(name: bytes) -> bool:
     return name in _BARE_NAMES or bool(_EXTENSION.search(name)) or b"/" in name.strip(b"/")
 
 
-def _peel(name: bytes) -> tuple[bytes, bool]:
-    """Return `name` without its outermost decoration, and whether that was a pair of quotes."""
+def _peel(name: bytes) -> tuple[bytes, str]:
+    """Return `name` without its outermost decoration, and what kind that was."""
     for mark in (b"**", b"__", b"`", b'"', b"'"):
         inner = name[len(mark) : -len(mark)]
         if len(name) > 2 * len(mark) and name == mark + inner + mark and mark not in inner:
-            return inner.strip(), True
+            return inner.strip(), "quotes"
     if name.endswith(b":"):
-        return name[:-1].rstrip(), False
+        return name[:-1].rstrip(), "colon"
     for pattern in (_LABEL, _LEAD):
         if lead := pattern.match(name):
-            return name[lead.end() :].lstrip(), pattern is _LABEL
+            return name[lead.end() :].lstrip(), "label" if pattern is _LABEL else "lead"
     if remark := _REMARK.search(name):
-        return name[: remark.start()].rstrip(), False
-    return name, False
+        return name[: remark.start()].rstrip(), "remark"
+    return name, ""

@@ -187,20 +187,12 @@ def _bare(lines: list[bytes]) -> tuple[bytes, ...]:
 
 def _name_before(reader: _Reader, start: int) -> bytes | None:
     """Return the file of the block at `start`: named before it, or that of the last block."""
-    first = max(reader.end + 1, start - _NAME_REACH)
-    found: list[bytes] = []
-    prose = b""
-    for at in range(start - 1, first - 1, -1):
-        line = reader.lines[at]
-        fence = read_fence(line.strip())
-        name = name_in_info(fence.info) if fence else name_in_line(line, is_sure=at == start - 1)
-        if name is not None:
-            found.append(name)
-        elif fence is None and line.strip() and not _TAG.match(line.strip()):
-            prose = line
-            break
-    if not found and (name := name_within_line(prose)):
-        found.append(name)
+    found, prose = _names_before(reader, start)
+    mentioned = name_within_line(prose)
+    if not found and mentioned and reader.name in (None, mentioned):
+        return mentioned
+    if not found and mentioned and reader.name:
+        found = [mentioned, reader.name]
     if len(set(found)) > 1:
         _refuse_names(reader, start, found)
         return None
@@ -211,7 +203,35 @@ def _name_before(reader: _Reader, start: int) -> bytes | None:
     return found[0] if found else reader.name
 
 
+def _names_before(reader: _Reader, start: int) -> tuple[list[bytes], bytes]:
+    """Return the names inside, on and right above the fence, and the line of prose above that."""
+    found: list[bytes] = []
+    is_fenced = False
+    for at in range(start - 1, max(reader.end, start - _NAME_REACH - 1), -1):
+        line = reader.lines[at].strip()
+        fence = read_fence(line)
+        if fence or _TAG.match(line):
+            if is_fenced:
+                break
+            is_fenced = True
+            name = name_in_info(fence.info) if fence else None
+        elif not line:
+            continue
+        elif found and not is_fenced:
+            break
+        else:
+            name = name_in_line(line, is_sure=at == start - 1)
+            if name is None:
+                return found, line
+        if name is not None:
+            found.append(name)
+            if is_fenced and not fence:
+                break
+    return found, b""
+
+
 def _refuse_names(reader: _Reader, start: int, found: list[bytes]) -> None:
     listed = " and ".join(f"`{show(name)}`" for name in found[:3])
-    message = f"the lines before the block name several files: {listed}"
-    reader.faults.add(start + 1, message, hint="name one file before each block")
+    message = f"which file the block is about is unclear: {listed}"
+    hint = "put the path of the file alone on the line before `<<<<<<< SEARCH`"
+    reader.faults.add(start + 1, message, hint=hint)
