@@ -33,18 +33,20 @@ def read_folder(top: Path) -> Folder:
     findings: list[Finding] = []
     left = MAX_BYTES
     try:
-        for path, mode in _entries(os.fsencode(top), b""):
+        for count, (path, mode) in enumerate(_entries(os.fsencode(top), b"")):
+            if count >= MAX_FILES or left < 0:
+                raise _too_much()
             if not stat.S_ISREG(mode):
                 findings.append(_not_allowed(path, mode))
-                continue
-            left -= _read_file(folder, top, path, left)
-            if left < 0 or len(folder.files) > MAX_FILES:
-                raise _too_much()
+            elif not findings:
+                left -= _read_file(folder, top, path, left)
     except OSError as error:
         raise UsageError(
             f"the folder `{top}` cannot be read: {error.strerror}",
             remedy="give a folder whose files you may read",
         ) from error
+    if left < 0:
+        raise _too_much()
     if findings:
         raise PatchPolicyError(findings[0].message, remedy="take these out", findings=findings)
     return folder

@@ -88,3 +88,5 @@ def test_the_command_line_takes_a_folder(project: GitBox, top: Path) -> None:
 
     done = run("validate", str(top), "--strategy", "SYNTAX_ONLY", cwd=project.top, check=0)
     assert done.stdout.startswith("PASSED")
+    done = run("validate", ".", cwd=project.top, check=1)
+    assert done.stdout.startswith("REJECTED: `.git` is a git folder")
