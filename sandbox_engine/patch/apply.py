@@ -16,12 +16,14 @@ from sandbox_engine.patch.edits import (
     Edit,
     EditRefused,
     EditReport,
+    EditStatus,
     FileDiff,
     Match,
     Nearest,
     Patch,
     Policy,
 )
+from sandbox_engine.patch.matching import SearchBudget, SearchExhausted
 from sandbox_engine.patch.overlay import (
     REREAD,
     Outcome,
@@ -65,8 +67,11 @@ def apply_patch(
     each edit that was refused, and what became of every edit.
     """
 
+    budget = SearchBudget()
+
     def attempt(reading: Patch) -> _Attempt:
-        return _Attempt(reading, Overlay(read, siblings, policy, Search(match, patch.format)))
+        search = Search(match, patch.format, budget)
+        return _Attempt(reading, Overlay(read, siblings, policy, search))
 
     first = attempt(patch)
     if first.is_made and not first.is_beyond_git:
@@ -169,7 +174,18 @@ def _try_edit(edit: Edit, index: int, overlay: Overlay) -> EditReport:
             overlay.made.setdefault(edit.path, set()).add(edit)
     except EditRefused as refused:
         return _refused_report(index, edit.path, refused)
+    except SearchExhausted:
+        return _refused_report(index, edit.path, _exhausted())
     return _report(index, edit.path, outcome)
+
+
+def _exhausted() -> EditRefused:
+    return EditRefused(
+        EditStatus.TOO_LARGE,
+        "search-too-long",
+        "looking for where the edits go takes too long",
+        hint="make the patch again against the base commit, with the right line numbers",
+    )
 
 
 def _report(index: int, path: bytes, outcome: Outcome) -> EditReport:

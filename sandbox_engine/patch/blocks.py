@@ -23,7 +23,6 @@ from sandbox_engine.patch.edits import (
     ReplaceBlock,
     Rung,
 )
-from sandbox_engine.patch.matching import SearchExhausted
 from sandbox_engine.patch.nearest import CERTAIN, describe, nearest
 from sandbox_engine.patch.paths import show
 from sandbox_engine.patch.seek import (
@@ -31,7 +30,6 @@ from sandbox_engine.patch.seek import (
     LineIndex,
     Place,
     Search,
-    exhausted,
     locate,
     transplant,
 )
@@ -213,8 +211,6 @@ def _lower_place(
         if len(on_line) != 1:
             raise _ambiguous_lines(edit.block, error.places) from error
         place = on_line[0]
-    except SearchExhausted as error:
-        raise exhausted() from error
     if place is None:
         return None, None
     return place, transplant(index.lines[place.at : place.at + len(old)], old, new, place.shift)
@@ -260,7 +256,7 @@ def _not_found(
     edit: ReplaceBlock | DeleteBlock,
     search: Search,
 ) -> EditRefused:
-    near = nearest(index.lines, old) if search.may_explain() else None
+    near = nearest(index.lines, old) if search.may_explain(index) else None
     corrected = None
     if near is not None and near.similarity >= CERTAIN:
         at = near.first_line - 1

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 from sandbox_engine.patch import blocks, correct
 from sandbox_engine.patch.edits import EditRefused, EditStatus, Hunk, Match, Nearest, Rung
-from sandbox_engine.patch.matching import Image, SearchExhausted, split_lines
+from sandbox_engine.patch.matching import Image, split_lines
 from sandbox_engine.patch.nearest import CERTAIN, describe, nearest
 from sandbox_engine.patch.seek import (
     Ambiguous,
     LineIndex,
     Place,
     Search,
-    exhausted,
     locate,
     transplant,
 )
@@ -56,19 +55,17 @@ def make_hunks(hunks: tuple[Hunk, ...], content: bytes, search: Search) -> Made:
     """Return `content` with every hunk made; raise EditRefused for the first that has no place."""
     if not hunks:
         return Made(content)
-    try:
-        search.open(content)
-        if not any(hunk.is_loose for hunk in hunks):
-            made = _as_git(hunks, content, search)
-            if made is not None and not (search.match is Match.EXACT and made.rung is Rung.MOVED):
-                return made
-        return _down_the_rungs(hunks, content, search)
-    except SearchExhausted as error:
-        raise exhausted() from error
+    search.open(content)
+    if not any(hunk.is_loose for hunk in hunks):
+        made = _as_git(hunks, content, search)
+        if made is not None and not (search.match is Match.EXACT and made.rung is Rung.MOVED):
+            return made
+    return _down_the_rungs(hunks, content, search)
 
 
 def _as_git(hunks: tuple[Hunk, ...], content: bytes, search: Search) -> Made | None:
     image = Image(split_lines(content), search.budget)
+    search.budget.spend(2 * len(image))
     first: int | None = None
     rung = Rung.EXACT
     for hunk in hunks:
@@ -115,7 +112,7 @@ def _place(
     """Return where `hunk` goes and the lines it leaves there, or raise EditRefused."""
     title = f"hunk {number} of {total} (line {hunk.patch_line} of the patch)"
     try:
-        place = locate(index, hunk.old, hunk.new, search.match, _stated_in(hunk, index))
+        place = locate(index, hunk.old, hunk.new, _reach(search), _stated_in(hunk, index))
     except Ambiguous as error:
         raise _ambiguous(title, hunk, error.places) from error
     if place is None:
@@ -130,6 +127,11 @@ def _place(
     if search.match is Match.EXACT and (place.rung is not Rung.EXACT or hunk.is_loose):
         raise _inexact(title, hunk, place, index, new)
     return place, new
+
+
+def _reach(search: Search) -> Match:
+    """Return how far to seek: for an exact match too far, so that what is near can be told."""
+    return Match.DEFAULT if search.match is Match.EXACT else search.match
 
 
 def _stated_in(hunk: Hunk, index: LineIndex) -> int | None:
@@ -203,20 +205,12 @@ def _not_found(title: str, hunk: Hunk, index: LineIndex, search: Search) -> Edit
 
 def _explain(hunk: Hunk, index: LineIndex, search: Search) -> tuple[Nearest | None, str | None]:
     """Return the nearest text, and the hunk as it should have been where that is certain."""
-    if not hunk.old or not search.may_explain():
+    if not hunk.old or not search.may_explain(index):
         return None, None
     near = nearest(index.lines, hunk.old)
     if near is None:
         return None, None
     at = near.first_line - 1
-    if search.match is Match.EXACT:
-        try:
-            place = locate(index, hunk.old, hunk.new, Match.DEFAULT)
-        except Ambiguous:
-            place = None
-        if place is not None and not place.is_done and (new := _left(hunk, place, index)):
-            found = index.lines[place.at : place.at + len(hunk.old)]
-            return near, correct.hunk(place.at, found, new)
     if near.similarity < CERTAIN or index.is_written(at, at + len(hunk.old)):
         return near, None
     found = index.lines[at : at + len(hunk.old)]

@@ -24,11 +24,9 @@ from sandbox_engine.patch.edits import (
     SectionedUpdate,
     WriteFile,
 )
-from sandbox_engine.patch.matching import SearchExhausted
 from sandbox_engine.patch.overlay import Outcome, Overlay
 from sandbox_engine.patch.paths import show
 from sandbox_engine.patch.sections import make_sections
-from sandbox_engine.patch.seek import exhausted
 
 _LOST = frozenset(("block-not-found", "block-inexact", "section-not-found"))
 
@@ -37,10 +35,7 @@ def apply_plan_edit(edit: PlanEdit, index: int, overlay: Overlay) -> Outcome:
     """Make one edit of a plan in `overlay`; raise EditRefused and change nothing."""
     overlay.check_name(edit.path)
     before = overlay.current(edit.path)
-    try:
-        overlay.search.open(before.content if before else b"")
-    except SearchExhausted as error:
-        raise exhausted() from error
+    overlay.search.open(before.content if before else b"")
     if before is None and isinstance(edit, DeleteBlock):
         return Outcome(EditStatus.NO_OP, "the file is not there, so nothing is deleted")
     if before is not None:

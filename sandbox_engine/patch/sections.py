@@ -18,14 +18,13 @@ from sandbox_engine.patch.edits import (
     SectionedUpdate,
 )
 from sandbox_engine.patch.hunks import Made, lowest
-from sandbox_engine.patch.matching import SearchExhausted, is_crlf, split_lines
+from sandbox_engine.patch.matching import is_crlf, split_lines
 from sandbox_engine.patch.nearest import CERTAIN, describe, nearest
 from sandbox_engine.patch.seek import (
     Ambiguous,
     LineIndex,
     Place,
     Search,
-    exhausted,
     locate,
     transplant,
 )
@@ -47,10 +46,7 @@ def make_sections(content: bytes, edit: SectionedUpdate, search: Search) -> Made
         title = f"section {number} of {len(edit.sections)}"
         if section.patch_line:
             title += f" (line {section.patch_line} of the patch)"
-        try:
-            at, count, new, place = _make(section, title, index, cursor, newline, search, edit)
-        except SearchExhausted as error:
-            raise exhausted() from error
+        at, count, new, place = _make(section, title, index, cursor, newline, search, edit)
         rungs.append(place.rung)
         done += place.is_done
         if place.is_done or place.rung is not Rung.EXACT:
@@ -121,7 +117,7 @@ def _after_anchors(
             (row for row in range(at, len(index.lines)) if index.lines[row].strip() == wanted), None
         )
         if found is None:
-            near = nearest(index.lines, [anchor]) if search.may_explain() else None
+            near = nearest(index.lines, [anchor]) if search.may_explain(index) else None
             raise EditRefused(
                 EditStatus.NOT_FOUND,
                 "anchor-not-found",
@@ -205,7 +201,7 @@ def _not_found(
     edit: SectionedUpdate,
     search: Search,
 ) -> EditRefused:
-    near = nearest(index.lines, old) if search.may_explain() else None
+    near = nearest(index.lines, old) if search.may_explain(index) else None
     corrected = None
     if near is not None and near.similarity >= CERTAIN:
         found = index.lines[near.first_line - 1 : near.last_line]

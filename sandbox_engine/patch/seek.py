@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sandbox_engine.patch.edits import EditRefused, EditStatus, Match, Rung
+from sandbox_engine.patch.edits import Match, Rung
 from sandbox_engine.patch.matching import MAX_PLACES, SearchBudget, SearchExhausted
 from sandbox_engine.patch.nearest import FUZZY_THRESHOLD, similar_places
 
@@ -24,6 +24,9 @@ MAX_ALIGNED_PAIRS = 50_000
 
 MAX_EXPLANATIONS = 20
 """For how many refused edits of a patch the nearest text is looked for."""
+
+_CODED, _EXPLAINED = 10, 100
+"""What coding a line, and comparing it with what was sought, cost in lines of a plain search."""
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n\f\v"
@@ -90,6 +93,7 @@ class LineIndex:
 
     def __post_init__(self) -> None:
         self._written = bytearray(len(self.lines))
+        self.budget.spend(2 * len(self.lines))
 
     def is_written(self, start: int, end: int) -> bool:
         """Return whether an edit wrote one of the lines from `start` up to `end`."""
@@ -122,7 +126,7 @@ class LineIndex:
 
     def _text(self, key: Key) -> str:
         if key not in self._texts:
-            self.budget.spend(4 * len(self.lines))
+            self.budget.spend(_CODED * len(self.lines))
             codes: dict[bytes, str] = {}
             parts: list[str] = []
             for number, line in enumerate(self.lines):
@@ -198,26 +202,20 @@ class Search:
     format: str = "unified"
     budget: SearchBudget = field(default_factory=SearchBudget)
     explanations: int = MAX_EXPLANATIONS
-    pattern_s: float = 6.0
+    pattern_s: float = 4.0
 
     def open(self, content: bytes) -> None:
         """Count the effort of going through `content` once; raise SearchExhausted at the limit."""
         self.budget.spend(1 + len(content) // 16)
 
-    def may_explain(self) -> bool:
-        """Return whether the nearest text may be looked for once more, and count it."""
+    def may_explain(self, index: LineIndex) -> bool:
+        """Return whether the nearest text may be looked for once more, and count that."""
+        cost = _EXPLAINED * len(index.lines)
+        if not self.explanations or self.budget.left < cost:
+            return False
         self.explanations -= 1
-        return self.explanations >= 0 and self.budget.left > 0
-
-
-def exhausted() -> EditRefused:
-    """Return the refusal of an edit whose place takes too long to find."""
-    return EditRefused(
-        EditStatus.TOO_LARGE,
-        "search-too-long",
-        "looking for where the edits go takes too long",
-        hint="make the patch again against the base commit, with the right line numbers",
-    )
+        self.budget.left -= cost
+        return True
 
 
 class Ambiguous(Exception):
@@ -303,7 +301,7 @@ def _shared_ends(old: Sequence[bytes], new: Sequence[bytes]) -> tuple[int, int]:
 
 
 def _similar(index: LineIndex, old: Sequence[bytes]) -> list[Place]:
-    index.budget.spend(20 * len(index.lines))
+    index.budget.spend(_EXPLAINED * len(index.lines))
     return [
         Place(at, Rung.FUZZY)
         for score, at in similar_places(index.lines, old)
