@@ -162,6 +162,7 @@ def test_a_named_format_is_obeyed(form: str) -> None:
         ("", "empty"),
         (" \n\t\n", "empty"),
         ("hello", "no patch of a known format"),
+        ("[1/2] and so on", "no patch of a known format"),
         ("x\n```python\ny\n```\n", "line 2 looks like a fenced block that names no file"),
         ("*** a\n--- b\n***************\n", "line 3 looks like a context diff"),
         ("<<<<<<< HEAD\nx\n", "line 1 looks like conflict markers"),
@@ -173,6 +174,32 @@ def test_what_is_no_patch_is_named(text: str, said: str) -> None:
     with pytest.raises(PatchSyntaxError, match=said) as caught:
         parse_patch(text.encode())
     assert len(caught.value.findings) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("\ufeffdiff".encode("utf-16-le"), "it is UTF-16"), (b"\x1f\x8b\x08", "with gzip")],
+)
+def test_bytes_of_another_kind_are_named(text: bytes, said: str) -> None:
+    with pytest.raises(PatchSyntaxError, match=said):
+        parse_patch(text)
+
+
+@pytest.mark.parametrize("head", ["[1/2] Fix", '{"model": "x"}', "[] done", '{"unfinished', "[x]"])
+def test_json_that_is_no_plan_hides_no_patch(head: str) -> None:
+    assert detect(f"{head}\n\n{DIFF}".encode()) == "unified"
+
+
+@pytest.mark.parametrize("text", ['{"model": "x"}', '{"unfinished', "[]", "{}"])
+def test_json_alone_is_read_as_a_plan(text: str) -> None:
+    assert detect(text.encode()) == "json"
+
+
+def test_a_broken_plan_is_not_hidden_by_what_its_strings_hold() -> None:
+    text = PLAN.replace("\\n", "\n")
+    assert "\ndiff --git" in text or "\n--- a" in text
+    with pytest.raises(PatchSyntaxError, match="JSON is broken"):
+        parse_patch(text.encode())
 
 
 def test_an_unknown_name_is_wrong_usage() -> None:

@@ -225,6 +225,8 @@ def test_an_empty_search_appends_or_creates() -> None:
     assert apply_patch(patch, {}.get).files == {b"a.py": File(b"y = 2\n")}
     tree = {b"a.py": File(b"x = 1\n")}
     assert apply_patch(patch, tree.get).files == {b"a.py": File(b"x = 1\ny = 2\n")}
+    windows = parse_patch(b"a.py\r\n<<<<<<< SEARCH\r\n=======\r\ny = 2\r\n>>>>>>> REPLACE\r\n")
+    assert windows.edits == patch.edits
 
 
 MARKS = ["<<<<<<< SEARCH", "=====", "=======", ">>>>>>> REPLACE", "======== ", ">>>>> REPLACE"]

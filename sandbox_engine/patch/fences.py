@@ -31,7 +31,7 @@ _BARE_NAMES = frozenset(
 )
 _KNOWN_EXTENSIONS = frozenset(
     b"adoc asm astro avsc awk bash bat bazel bzl c cc cfg cjs clj cmake cmd cpp cs css csv"
-    b" cts cu cxx dart dockerfile ejs elm erb erl ex exs f90 fish fs fsx gd glsl go gql"
+    b" cts cu cxx dart diff dockerfile ejs elm erb erl ex exs f90 fish fs fsx gd glsl go gql"
     b" gradle graphql groovy h haml hbs hcl hh hpp hrl hs htm html hxx ini ino ipynb j2 java"
     b" jinja jinja2 jl js json json5 jsonc jsonl jsx kt kts less lua m mako markdown md mdc"
     b" mdx mjs mk ml mli mm mts nim nix nu php pl plist pm pot prisma proto ps1 pug puml py"

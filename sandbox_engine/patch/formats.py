@@ -46,7 +46,7 @@ _NAMES = {
     "files": "whole files in fenced blocks",
 }
 
-_JSON_START = re.compile(rb"\s*(?:\{\s*[\"}]|\[\s*[\[{\]\"0-9])")
+_JSON_START = re.compile(rb"\s*(?:\{\s*[\"}]|\[\s*(?:\{|\]\s*\Z))")
 _JSON_KEY = re.compile(rb"\"patches_to_apply\"\s*:|\"operation\"\s*:")
 _DIFF_LINE = re.compile(
     rb"[ +\-\\@]|\r?\Z|(?:diff --git|index|(?:old|new|deleted file|new file) mode"
@@ -71,6 +71,13 @@ _NEAR_MISSES = (
         "a fenced block that names no file",
         "write the path of its file on the fence: ```` ```python src/name.py ````",
     ),
+)
+_OTHER_BYTES = (
+    (b"\xff\xfe", "UTF-16", "save it as UTF-8; in PowerShell: `git diff --output=fix.diff`"),
+    (b"\xfe\xff", "UTF-16", "save it as UTF-8"),
+    (b"\x1f\x8b", "compressed with gzip", "unpack it, or send a zip archive"),
+    (b"BZh", "compressed with bzip2", "unpack it, or send a zip archive"),
+    (b"\xfd7zXZ", "compressed with xz", "unpack it, or send a zip archive"),
 )
 _REMEDY = f"send one of: {', '.join(PARSERS)}; name it with --format if it is not recognised"
 
@@ -111,7 +118,7 @@ def find_signs(text: bytes) -> dict[str, int]:
     lines = text.split(b"\n")
     has_json = _JSON_KEY.search(text) is not None
     scan = _Scan(lines, has_json, _block_ends(text, lines), fences.find_fences(lines))
-    at = _skip_json(scan, text)
+    at, is_doubtful = _skip_json(scan, text)
     while at < len(lines) and not lines[at].strip():
         at += 1
     if at < len(lines) and mbox.starts_headers(lines, at):
@@ -119,6 +126,8 @@ def find_signs(text: bytes) -> dict[str, int]:
         at = len(lines)
     while at < len(lines):
         at = _step(scan, at)
+    if is_doubtful and not scan.signs:
+        scan.note("json", 0)
     in_order = sorted(scan.signs.items(), key=lambda sign: sign[1])
     return {form: line + 1 for form, line in in_order}
 
@@ -131,18 +140,27 @@ def _block_ends(text: bytes, lines: list[bytes]) -> dict[int, int]:
     return {block.start: block.end for block in search_replace.find_blocks(lines, unused)}
 
 
-def _skip_json(scan: _Scan, text: bytes) -> int:
-    """Note JSON that the text starts with; return the line after it."""
+def _skip_json(scan: _Scan, text: bytes) -> tuple[int, bool]:
+    """Note a plan that the text starts with; return the line after it.
+
+    Other JSON, of which the second value tells, is only a sign where there is no other.
+    """
     start = _JSON_START.match(text)
     if not start:
-        return 0
-    scan.note("json", text.count(b"\n", 0, len(text) - len(text.lstrip())))
+        return 0, False
     try:
         decoded = text.decode()
-        _, end = json.JSONDecoder().raw_decode(decoded, len(decoded) - len(decoded.lstrip()))
+        first = len(decoded) - len(decoded.lstrip())
+        _, end = json.JSONDecoder().raw_decode(decoded, first)
     except (ValueError, RecursionError):
-        return len(scan.lines)
-    return decoded.count("\n", 0, end) + 1
+        if scan.has_json:
+            scan.note("json", 0)
+            return len(scan.lines), False
+        return 0, True
+    if not _JSON_KEY.search(decoded[:end].encode()):
+        return 0, True
+    scan.note("json", decoded.count("\n", 0, first))
+    return decoded.count("\n", 0, end) + 1, False
 
 
 def _step(scan: _Scan, at: int) -> int:
@@ -270,6 +288,9 @@ def _none(text: bytes) -> PatchSyntaxError:
         finding = Finding("patch-malformed", problem, hint=_REMEDY)
         return PatchSyntaxError(problem, remedy=_REMEDY, findings=[finding])
     problem, remedy, line = "the text is no patch of a known format", _REMEDY, None
+    for magic, name, hint in _OTHER_BYTES:
+        if text.startswith(magic):
+            problem, remedy = f"{problem}; it is {name}", hint
     lines = text[: 2**20].split(b"\n")
     for pattern, name, hint in _NEAR_MISSES:
         line = next((at for at, text in enumerate(lines, 1) if pattern.match(text)), None)

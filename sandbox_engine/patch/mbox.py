@@ -13,7 +13,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from email.utils import parseaddr, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
 
 from sandbox_engine.patch.edits import CommitNote, FileDiff, Patch
 from sandbox_engine.patch.faults import Faults
@@ -249,12 +249,27 @@ def _author(headers: dict[bytes, bytes]) -> tuple[str, str]:
     raw = headers.get(b"from", b"")
     if not raw:
         raise _BadMail("the mail has no `From:` header")
-    # An encoded name may hold commas and brackets, so the address is taken apart first.
-    name, address = parseaddr(raw.decode("utf-8", "replace")[:2_000])
+    name, address = split_address(raw.decode("utf-8", "replace")[:2_000])
+    # An encoded name may hold commas and brackets, so it is decoded once it stands alone.
     decoded = _decode_words(name.encode("utf-8", "replace")).strip()
     if "@" not in address or any(char in address for char in "<>\n\0 "):
         raise _BadMail("the `From:` header holds no e-mail address")
     return _one_line(decoded) or address, _one_line(address)
+
+
+def split_address(text: str) -> tuple[str, str]:
+    """Return name and address of `Name <a@b>`, `a@b (Name)` or `a@b`; empty where there is none.
+
+    The standard library's parser goes as deep as comments are nested, until the stack is full.
+    """
+    before, bracket, after = text.rpartition("<")
+    if bracket:
+        name = before.strip()
+        if len(name) > 1 and name[0] == name[-1] == '"':
+            name = re.sub(r"\\(.)", r"\1", name[1:-1])
+        return name, after.partition(">")[0].strip()
+    address, _, comment = text.strip().partition("(")
+    return comment.rpartition(")")[0].strip(), address.strip()
 
 
 def _one_line(text: str) -> str:

@@ -176,6 +176,8 @@ def _read_block(reader: _Reader, block: Block) -> None:
         section = Section(_bare(old), _bare(new), patch_line=block.start + 1)
         reader.edits.append(SectionedUpdate(name, (section,), patch_line=block.start + 1))
     elif new:
+        if reader.lines[block.start].endswith(b"\r"):
+            new = list(_bare(new))
         reader.edits.append(InsertLines(name, b"\n".join((*new, b""))))
     else:
         reader.faults.add(block.start + 1, "both sides of the block are empty")
