@@ -165,6 +165,7 @@ def test_a_named_format_is_obeyed(form: str) -> None:
         ("[1/2] and so on", "no patch of a known format"),
         ("x\n```python\ny\n```\n", "line 2 looks like a fenced block that names no file"),
         ("*** a\n--- b\n***************\n", "line 3 looks like a context diff"),
+        ("<<<<<<< SEARCH a.py\nx\n", "line 1 looks like a search/replace block with more"),
         ("<<<<<<< HEAD\nx\n", "line 1 looks like conflict markers"),
         ("3c3\n< x\n---\n> y\n", "line 1 looks like a diff without context"),
         ("diff --cc a\n", "line 1 looks like a combined diff"),

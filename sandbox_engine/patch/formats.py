@@ -59,6 +59,11 @@ _STRAY_MARKER = re.compile(rb"\*\*\* (?:Add|Delete|Update) File: ")
 
 _NEAR_MISSES = (
     (re.compile(rb"\*{15}\s*\Z"), "a context diff", "make it with `diff -u` or `git diff`"),
+    (
+        re.compile(rb"<{5,9}[ \t]*SEARCH\b"),
+        "a search/replace block with more on its first line",
+        "put the path alone on the line before `<<<<<<< SEARCH`",
+    ),
     (re.compile(rb"<{7} \S"), "conflict markers", "resolve the conflict, then send `git diff`"),
     (re.compile(rb"diff --(?:cc|combined) "), "a combined diff", "send `git diff HEAD`"),
     (
