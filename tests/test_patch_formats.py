@@ -209,7 +209,7 @@ def test_an_unknown_name_is_wrong_usage() -> None:
 
 
 UPDATE = "*** Begin Patch\n*** Update File: a\n"
-BIG = 2**21
+BIG = 2**20
 
 
 def repeated(unit: str, head: str = "", tail: str = "") -> bytes:
@@ -241,7 +241,8 @@ def repeated(unit: str, head: str = "", tail: str = "") -> bytes:
 )
 def test_detection_takes_time_linear_in_the_text(text: bytes) -> None:
     started = time.process_time()
-    find_signs(text)
+    with contextlib.suppress(PatchSyntaxError):
+        find_signs(text)
     assert time.process_time() - started < 3
 
 

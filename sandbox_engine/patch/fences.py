@@ -12,6 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sandbox_engine.patch.faults import Faults
+
+MAX_FENCES = 100_000
 MAX_NAME_LINE = 1_000
 """A longer line is prose, not a file name."""
 
@@ -97,7 +100,8 @@ def find_fences(lines: Sequence[bytes]) -> dict[int, tuple[Fence, int]]:
     """Return every fence by its line, with the line that would end the block that it opens.
 
     Where there is none, that is the number of lines. All are found in one walk from the end, since
-    looking down from each would take the square of their number.
+    looking down from each would take the square of their number. Raises PatchSyntaxError where
+    there are more than any answer of a model holds.
     """
     found: dict[int, tuple[Fence, int]] = {}
     closers = {b"`": _Closers(), b"~": _Closers()}
@@ -108,6 +112,10 @@ def find_fences(lines: Sequence[bytes]) -> dict[int, tuple[Fence, int]]:
         kind, length = closers[fence.mark[:1]], len(fence.mark)
         end = kind.nearest(length)
         found[at] = fence, len(lines) if end is None else end
+        if len(found) > MAX_FENCES:
+            faults = Faults("fenced blocks are", "split the patch into smaller ones")
+            faults.add(None, f"there are more than {MAX_FENCES} lines that look like fences")
+            faults.require_none()
         if not fence.info:
             kind.add(length, at)
     return found
