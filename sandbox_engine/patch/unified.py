@@ -129,12 +129,8 @@ def parse_unified(text: bytes) -> Patch:
     PatchSyntaxError with a finding, and its line in the patch, for every part that is corrupt all
     the same or contradicts itself.
     """
-    lines = text.split(b"\n")
-    is_terminated = not lines[-1]
-    if is_terminated:
-        lines.pop()
-    source = _Source(lines, is_terminated)
-    return dataclasses.replace(_parse(source, 1), others=lambda: _other_readings(source))
+    patch = _parse(_split(text), 1)
+    return dataclasses.replace(patch, others=lambda: _other_readings(_split(text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +139,14 @@ class _Source:
 
     lines: list[bytes]
     is_terminated: bool
+
+
+def _split(text: bytes) -> _Source:
+    lines = text.split(b"\n")
+    is_terminated = not lines[-1]
+    if is_terminated:
+        lines.pop()
+    return _Source(lines, is_terminated)
 
 
 def _parse(source: _Source, strip: int) -> Patch:
