@@ -12,6 +12,7 @@ from conftest import GitBox
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sandbox_engine import Engine
 from sandbox_engine.errors import PatchSyntaxError
 from sandbox_engine.patch import File, apply_patch, parse_patch
 from sandbox_engine.patch.edits import Patch
@@ -231,6 +232,15 @@ def test_notes_are_those_of_git_am(history: GitBox, tmp_path: Path) -> None:
         said = message.strip().replace(">From me", "From me")
         assert (note.author_name, note.author_email, note.date) == (name, address, date)
         assert note.message == said
+
+
+def test_the_message_reaches_the_commit(project: GitBox, engine: Engine) -> None:
+    diff = project.diff_to({"calc.py": "def add(a, b):\n    return b + a\n"})
+    mail = f"{HEAD}Subject: [PATCH] Turn it round\n\nWhy not.\n---\n\n".encode() + diff
+    verdict = engine.validate(mail, strategy="SYNTAX_ONLY")
+    assert verdict.summary == "Turn it round\n\nWhy not."
+    engine.promote(verdict, branch="main")
+    assert project.git("log", "-1", "--format=%B").strip() == verdict.summary
 
 
 @settings(max_examples=25, deadline=None)
