@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import zlib
 from typing import Any
 
@@ -390,3 +391,12 @@ def test_the_nearest_text_of_a_large_file_is_found_soon() -> None:
     )
     assert near is not None
     assert (near.first_line, near.last_line) == (40_001, 40_002)
+
+
+def test_lines_that_are_hard_to_compare_cost_little() -> None:
+    one = [b"ab" * 100 + b"%d\n" % number for number in range(300)]
+    other = [b"ba" * 100 + b"%d\n" % number for number in range(300)]
+    started = time.monotonic()
+    nearest(one, other)
+    transplant([b"a\n", b"x\n"] * 2000, [b"a\n", b"x\n"] * 2000, [b"a\n", b"y\n"] * 2000)
+    assert time.monotonic() - started < 10

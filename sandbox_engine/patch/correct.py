@@ -10,8 +10,11 @@ import difflib
 import json
 from collections.abc import Sequence
 
+from sandbox_engine.patch.nearest import equal_pairs
+
 MAX_CHARS = 20_000
 _MAX_LINES = 2_000
+_MAX_PAIRS = 50_000
 
 
 def hunk(at: int, found: Sequence[bytes], new: Sequence[bytes]) -> str | None:
@@ -20,6 +23,8 @@ def hunk(at: int, found: Sequence[bytes], new: Sequence[bytes]) -> str | None:
         return None
     first = at + 1 if found else at
     lines = [b"@@ -%d,%d +%d,%d @@\n" % (first, len(found), at + 1 if new else at, len(new))]
+    if equal_pairs(found, new) > _MAX_PAIRS:
+        return None
     matcher = difflib.SequenceMatcher(None, found, new, autojunk=False)
     for tag, start, end, begin, stop in matcher.get_opcodes():
         if tag == "equal":

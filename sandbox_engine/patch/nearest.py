@@ -7,9 +7,10 @@ the cost is linear in the file; only the few places with most votes are compared
 from __future__ import annotations
 
 import difflib
+import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from sandbox_engine.patch.edits import Nearest
 from sandbox_engine.patch.paths import show
@@ -28,15 +29,41 @@ _WORD = re.compile(rb"\w+")
 _LINE_CHARS = 300
 _COMMON = 200
 
+_LINE_PAIRS, _ALL_PAIRS = 2_000, 60_000
+"""Pairs of equal characters that difflib may look at in one line, and for one block."""
+
 _Ratio = Callable[[bytes, bytes], float]
 
 
+def equal_pairs(one: Iterable[Hashable], other: Iterable[Hashable]) -> int:
+    """Return how many pairs of equal items there are: difflib's time grows with their number."""
+    counts = Counter(one)
+    return sum(counts[item] for item in other)
+
+
 def _load_ratio() -> _Ratio:
+    """Return how alike two lines are, from 0 to 1, by what is installed."""
     try:
         from rapidfuzz.fuzz import ratio  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        return lambda one, other: difflib.SequenceMatcher(None, one, other, False).ratio()
+        return _bounded_ratio()
     return lambda one, other: float(ratio(one, other)) / 100
+
+
+def _bounded_ratio() -> _Ratio:
+    """Return difflib's ratio, which leaves the order of characters aside when that takes long."""
+    left = _ALL_PAIRS
+
+    def measure(one: bytes, other: bytes) -> float:
+        nonlocal left
+        matcher = difflib.SequenceMatcher(None, one, other, False)
+        pairs = equal_pairs(one, other)
+        if pairs > min(left, _LINE_PAIRS):
+            return matcher.quick_ratio()
+        left -= pairs
+        return matcher.ratio()
+
+    return measure
 
 
 def similar_places(lines: Sequence[bytes], sought: Sequence[bytes]) -> list[tuple[float, int]]:
@@ -50,8 +77,9 @@ def similar_places(lines: Sequence[bytes], sought: Sequence[bytes]) -> list[tupl
     if sum(map(len, lines)) <= MAX_WORDS_BYTES:
         _add_word_votes(votes, lines, sought)
     ratio = _load_ratio()
-    top = sorted(votes, key=lambda at: (-votes[at], at))[:MAX_COMPARED]
-    top = sorted({min(max(at, 0), len(lines) - len(sought)) for at in top})
+    best = heapq.nsmallest(MAX_COMPARED, votes, key=lambda at: (-votes[at], at))
+    last = len(lines) - len(sought)
+    top = dict.fromkeys(min(max(at, 0), last) for at in best)
     scored = [(_similarity(lines[at : at + len(sought)], sought, ratio), at) for at in top]
     scored.sort(key=lambda item: (-item[0], item[1]))
     places: list[tuple[float, int]] = []

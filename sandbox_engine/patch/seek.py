@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from sandbox_engine.patch.edits import Match, Rung
 from sandbox_engine.patch.matching import MAX_PLACES, SearchBudget, SearchExhausted
-from sandbox_engine.patch.nearest import FUZZY_THRESHOLD, similar_places
+from sandbox_engine.patch.nearest import FUZZY_THRESHOLD, equal_pairs, similar_places
 
 MAX_CANDIDATES = 1_000
 """How many places with the right words are looked at for the right indentation."""
@@ -157,7 +157,7 @@ def find_places(index: LineIndex, sought: Sequence[bytes], rung: Rung) -> list[P
         return [Place(at, rung) for at in index.find(sought, _without_ending)]
     places: list[Place] = []
     for at in index.find(sought, _words, MAX_CANDIDATES):
-        index.budget.spend(len(sought))
+        index.budget.spend(_CODED * len(sought))
         shift = _shift(sought, index.lines[at : at + len(sought)])
         if shift is not None and len(places) < MAX_PLACES:
             places.append(Place(at, rung, shift))
@@ -342,8 +342,7 @@ def _aligned(old: Sequence[bytes], new: Sequence[bytes]) -> list[tuple[int, int,
     parts = [(0, head, 0, 0)]
     middle_old, middle_new = old[head : len(old) - tail], new[head : len(new) - tail]
     at = head
-    counts = Counter(middle_old)
-    if sum(counts[line] for line in middle_new) <= MAX_ALIGNED_PAIRS:
+    if equal_pairs(middle_old, middle_new) <= MAX_ALIGNED_PAIRS:
         matcher = difflib.SequenceMatcher(None, middle_old, middle_new, autojunk=False)
         for block in matcher.get_matching_blocks()[:-1]:
             start = head + block.a
