@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 EXIT_PASSED, EXIT_REFUSED, EXIT_USAGE, EXIT_UNJUDGED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
+_FORMAT_HELP = (
+    "json, unified, mbox, search-replace, apply-patch or files; found out where it is not named"
+)
 _EPILOG = """\
 exit codes:
   0    the patch passed
@@ -125,10 +128,16 @@ def _output_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("patch", metavar="PATCH", help="a file, or - for standard input")
+    parser.add_argument("patch", metavar="PATCH", help="a file, a folder, or - for standard input")
     parser.add_argument("--base", default="HEAD", metavar="REV", help="what it applies to (HEAD)")
     parser.add_argument("--strategy", metavar="NAME", help="what to run (SYNTAX_AND_PYTEST)")
-    parser.add_argument("--format", metavar="NAME", help="the patch's format, if not found out")
+    parser.add_argument("--format", metavar="NAME", help=_FORMAT_HELP)
+    parser.add_argument(
+        "--match",
+        choices=("exact", "default", "fuzzy"),
+        default="default",
+        help="how far an edit may be from the file's text",
+    )
     parser.add_argument("--python", metavar="PATH", help="the interpreter that runs the tests")
     parser.add_argument("--no-cache", action="store_true", help="judge again what is known")
     _output_argument(parser)
@@ -144,6 +153,7 @@ def _validate(options: argparse.Namespace) -> int:
         base=options.base,
         strategy=options.strategy,
         format=options.format,
+        match=options.match,
         use_cache=not options.no_cache,
     )
     if options.output == "json":
@@ -158,13 +168,16 @@ def _validate(options: argparse.Namespace) -> int:
     }[verdict.outcome]
 
 
-def _read_patch(name: str) -> bytes:
+def _read_patch(name: str) -> bytes | Path:
     from sandbox_engine.errors import UsageError
 
     if name == "-":
         return sys.stdin.buffer.read()
+    path = Path(name)
+    if path.is_dir():
+        return path
     try:
-        return Path(name).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UsageError(
             f"the patch `{name}` cannot be read: {error.strerror}",

@@ -18,13 +18,14 @@ from sandbox_engine.cache import Cache, Key
 from sandbox_engine.carry import Carried
 from sandbox_engine.config import Config, load_config
 from sandbox_engine.errors import PatchError, UsageError
+from sandbox_engine.folder import read_folder
 from sandbox_engine.interpreter import (
     Interpreter,
     choose_interpreter,
     describe_interpreter,
     require_pytest,
 )
-from sandbox_engine.patch import File, parse_patch
+from sandbox_engine.patch import EditStatus, File, Match, Patch, parse_patch, patch_from_files
 from sandbox_engine.precheck import precheck
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Session
 from sandbox_engine.recipe import Recipe
@@ -76,13 +77,17 @@ class Engine:
         base: str = "HEAD",
         strategy: str | None = None,
         format: str | None = None,
+        match: str = Match.DEFAULT,
         use_cache: bool = True,
     ) -> Verdict:
-        """Return the verdict on `patch` (its text, or the path of a file) applied to `base`.
+        """Return the verdict on `patch` applied to `base`.
 
-        A patch that is wrong gives a verdict, never an exception. Raise UsageError for a base or
-        a strategy that does not exist, and another SandboxError when the world is broken: no
-        interpreter, no space, no free sandbox.
+        `patch` is its text, or the path of a file, or of a folder that is laid over the tree.
+        `match` says how far an edit may be from the file's text: `exact`, `default` or `fuzzy`.
+
+        A patch that is wrong gives a verdict, never an exception. Raise UsageError for a base, a
+        strategy or a match that does not exist, and another SandboxError when the world is
+        broken: no interpreter, no space, no free sandbox.
         """
         started = time.monotonic()
         if not self.store.database.parent.is_dir() or not self.store.git_dir.is_dir():
@@ -90,10 +95,10 @@ class Engine:
         recipe = self.config.recipe(strategy)
         commit, base_tree = git.resolve_commit(self.repository, base)
         try:
-            edits = parse_patch(_text_of(patch), format=format)
-            candidate = build_tree(self.store, commit, base_tree, edits)
+            edits = _edits_of(patch, format)
+            candidate = build_tree(self.store, commit, base_tree, edits, match=_match_of(match))
         except PatchError as error:
-            blank = Verdict(Outcome.REJECTED, recipe.name, commit, base_tree)
+            blank = Verdict(Outcome.REJECTED, recipe.name, commit, base_tree, edits=error.edits)
             verdict = _rejected(blank, error.findings, error.problem, error.remedy)
         else:
             verdict = self._judge(candidate, recipe, edits.summary, use_cache=use_cache)
@@ -111,21 +116,29 @@ class Engine:
             candidate.base,
             candidate.base_tree,
             candidate.id,
+            edits=candidate.edits,
             changed_paths=candidate.changed_paths,
             summary=summary,
         )
         if not candidate.after:
+            if any(edit.status == EditStatus.ALREADY_APPLIED for edit in candidate.edits):
+                return dataclasses.replace(
+                    blank,
+                    outcome=Outcome.INCONCLUSIVE,
+                    reason="the patch is applied already: it changes nothing, so nothing was run",
+                )
             return _rejected(
                 blank,
                 (),
                 "the patch changes nothing",
-                "check that it is not empty, and not applied already",
+                "check that it is not empty",
             )
         key = Key(candidate.id, candidate.base_tree, recipe.fingerprint(), run.environment)
         if use_cache and (known := self.cache.find(key)):
             verdict = dataclasses.replace(
-                known, strategy=recipe.name, base=candidate.base, summary=summary, is_cached=True
-            )
+                known, strategy=recipe.name, base=candidate.base, summary=summary,
+                edits=candidate.edits, is_cached=True,
+            )  # fmt: skip
         elif findings := precheck(candidate, recipe.policy, lambda: run.interpreter):
             return _rejected(blank, findings, findings[0].message, findings[0].hint)
         else:
@@ -300,6 +313,27 @@ class _Run:
             ran = [step.elapsed_s for step in results if step.tests and not step.red_tests]
             if ran:
                 self._cache.set_note(self._duration_key, max(ran))
+
+
+def _edits_of(patch: str | bytes | Path, format: str | None) -> Patch:
+    if not isinstance(patch, Path) or not patch.is_dir():
+        return parse_patch(_text_of(patch), format=format)
+    if format not in (None, "files"):
+        raise UsageError(
+            f"`{patch}` is a folder, not a patch of format `{format}`",
+            remedy="name a file, or leave the format out",
+        )
+    folder = read_folder(patch)
+    return patch_from_files(folder.files, frozenset(folder.executable))
+
+
+def _match_of(name: str) -> Match:
+    try:
+        return Match(name)
+    except ValueError as error:
+        raise UsageError(
+            f"there is no match `{name}`", remedy=f"use one of: {', '.join(Match)}"
+        ) from error
 
 
 def _text_of(patch: str | bytes | Path) -> bytes:

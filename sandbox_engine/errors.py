@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sandbox_engine.verdict import Finding
+from sandbox_engine.verdict import EditRecord, Finding
 
 
 class SandboxError(Exception):
@@ -37,11 +37,22 @@ class RepositoryError(UsageError):
 
 
 class PatchError(SandboxError):
-    """The patch cannot become a tree; `findings` name every edit that stands in the way."""
+    """The patch cannot become a tree; `findings` name every edit that stands in the way.
 
-    def __init__(self, problem: str, *, remedy: str, findings: Sequence[Finding] = ()) -> None:
+    `edits` tells what became of each edit, also of those that could be made.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        remedy: str,
+        findings: Sequence[Finding] = (),
+        edits: Sequence[EditRecord] = (),
+    ) -> None:
         super().__init__(problem, remedy=remedy)
         self.findings = tuple(findings)
+        self.edits = tuple(edits)
 
 
 class PatchSyntaxError(PatchError):

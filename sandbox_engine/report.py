@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sandbox_engine.verdict import Finding, Outcome, StepResult, TestRecord, Verdict
+from sandbox_engine.verdict import EditRecord, Finding, Outcome, StepResult, TestRecord, Verdict
 
 _TESTS_SHOWN = 10
 _LINES_SHOWN = 30
@@ -31,6 +31,7 @@ def _lines(verdict: Verdict) -> Iterator[str]:
         yield ""
         yield f"hint: {verdict.hint}"
     yield ""
+    yield from _edits(verdict.edits)
     yield f"base      {verdict.base}"
     if verdict.tree:
         yield f"tree      {verdict.tree}"
@@ -56,8 +57,27 @@ def _findings(findings: tuple[Finding, ...]) -> Iterator[str]:
             yield f"    {finding.source.replace(chr(9), ' ')}"
             if finding.column:
                 yield f"    {' ' * (finding.column - 1)}^"
+        yield from _block("nearest text in the file:", finding.detail)
+        yield from _block("corrected edit:", finding.corrected)
         if finding.hint and len(findings) > 1:
             yield f"    hint: {finding.hint}"
+
+
+def _block(title: str, text: str | None) -> Iterator[str]:
+    if text:
+        yield f"    {title}"
+        yield from (f"      {line}" for line in text.rstrip("\n").split("\n")[:_LINES_SHOWN])
+
+
+def _edits(edits: tuple[EditRecord, ...]) -> Iterator[str]:
+    """Yield a line for each edit that was made otherwise than exactly as it was written."""
+    told = [edit for edit in edits if edit.status != "applied" or edit.rung not in (None, "exact")]
+    told = [edit for edit in told if edit.status in ("applied", "already_applied", "no_op")]
+    for edit in told[:_TESTS_SHOWN]:
+        line = f":{edit.line}" if edit.line else ""
+        yield f"edit {edit.index + 1:<4} {edit.path}{line}: {edit.message}"
+    if len(told) > _TESTS_SHOWN:
+        yield f"  and {len(told) - _TESTS_SHOWN} more"
 
 
 def _place(finding: Finding) -> str:

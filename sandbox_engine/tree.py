@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from sandbox_engine import git, patch
 from sandbox_engine.errors import GitError, PatchConflictError
-from sandbox_engine.patch import File, Patch
+from sandbox_engine.patch import NOTHING_MORE, File, Match, Patch, Policy
 from sandbox_engine.store import Store
-from sandbox_engine.verdict import CommitId, Finding, TreeId
+from sandbox_engine.verdict import CommitId, EditRecord, Finding, TreeId
 
 if TYPE_CHECKING:
     import pygit2
 
 _TREE_MODE = 0o040000
 _LINK_MODE = 0o160000
+_SUBPROJECT = b"Subproject commit "
+"""What a diff shows a submodule as, before the id of its commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class CandidateTree:
     """A base commit with every edit of a patch made; see `write_tree` for its objects.
 
     `before` and `after` map each changed path to what it held and holds; None means absent.
+    `edits` tells what became of each edit.
     """
 
     id: TreeId
@@ -41,6 +44,7 @@ class CandidateTree:
     before: Mapping[bytes, File | None]
     after: Mapping[bytes, File | None]
     renames: Mapping[bytes, bytes]
+    edits: tuple[EditRecord, ...] = ()
 
     @property
     def changed_paths(self) -> tuple[str, ...]:
@@ -57,8 +61,18 @@ class CandidateTree:
         )
 
 
-def build_tree(store: Store, base: CommitId, base_tree: TreeId, edits: Patch) -> CandidateTree:
+def build_tree(
+    store: Store,
+    base: CommitId,
+    base_tree: TreeId,
+    edits: Patch,
+    *,
+    match: Match = Match.DEFAULT,
+    policy: Policy = NOTHING_MORE,
+) -> CandidateTree:
     """Return `base` with every edit of `edits` made, or raise PatchError; no file is touched."""
+
+    import pygit2
 
     objects = store.objects
     root = _root(store, base_tree)
@@ -69,7 +83,11 @@ def build_tree(store: Store, base: CommitId, base_tree: TreeId, edits: Patch) ->
             before[path] = _read(objects, root, path)
         return before[path]
 
-    changes = patch.apply_patch(edits, read)
+    def siblings(folder: bytes) -> list[bytes]:
+        entry = _entry(root, folder) if folder else root
+        return _names(entry) if isinstance(entry, pygit2.Tree) else []
+
+    changes = patch.apply_patch(edits, read, match=match, policy=policy, siblings=siblings)
     _refuse_folders(root, changes.files)
     return CandidateTree(
         id=TreeId((_hashed(root, _nested(changes.files)) or _EMPTY_TREE).hex()),
@@ -78,7 +96,12 @@ def build_tree(store: Store, base: CommitId, base_tree: TreeId, edits: Patch) ->
         before={path: read(path) for path in changes.files},
         after=changes.files,
         renames=changes.renames,
+        edits=changes.records,
     )
+
+
+def _names(folder: pygit2.Tree) -> list[bytes]:
+    return [entry.raw_name or b"" for entry in folder]
 
 
 def write_tree(store: Store, candidate: CandidateTree) -> None:
@@ -215,7 +238,7 @@ def _read(objects: pygit2.Repository, root: pygit2.Tree, path: bytes) -> File | 
     if entry is None or isinstance(entry, pygit2.Tree):
         return None
     if entry.filemode == _LINK_MODE:
-        return File(b"", _LINK_MODE)
+        return File(b"%s%s\n" % (_SUBPROJECT, str(entry.id).encode()), _LINK_MODE)
     assert isinstance(entry, pygit2.Blob)
     return File(entry.data, int(entry.filemode))
 
@@ -287,22 +310,32 @@ def _hashed(base: pygit2.Object | None, changes: _Folder) -> bytes | None:
             if (inner := _hashed(below, change)) is not None:
                 entries[name] = (_TREE_MODE, inner)
         elif change is not None:
-            entries[name] = (change.mode, _object_id(b"blob", change.content))
-    return _tree_object_id(entries) if entries else None
+            entries[name] = (change.mode, _id_of(change))
+    return _tree_id(entries) if entries else None
 
 
-def _tree_object_id(entries: Mapping[bytes, tuple[int, bytes]]) -> bytes:
+def _id_of(file: File) -> bytes:
+    if file.mode == _LINK_MODE:
+        return bytes.fromhex(_commit_of(file))
+    return _hash_object(b"blob", file.content)
+
+
+def _commit_of(link: File) -> str:
+    return link.content.removeprefix(_SUBPROJECT).decode().strip()
+
+
+def _tree_id(entries: Mapping[bytes, tuple[int, bytes]]) -> bytes:
     """Return the id of a tree; git sorts a folder as if its name ended in a slash."""
     items = sorted(entries.items(), key=lambda item: item[0] + b"/" * (item[1][0] == _TREE_MODE))
-    return _object_id(b"tree", b"".join(b"%o %s\0%s" % (m, name, id) for name, (m, id) in items))
+    return _hash_object(b"tree", b"".join(b"%o %s\0%s" % (m, name, id) for name, (m, id) in items))
 
 
-def _object_id(kind: bytes, content: bytes) -> bytes:
+def _hash_object(kind: bytes, content: bytes) -> bytes:
     header = b"%s %d\0" % (kind, len(content))
     return hashlib.sha1(header + content, usedforsecurity=False).digest()
 
 
-_EMPTY_TREE = _object_id(b"tree", b"")
+_EMPTY_TREE = _hash_object(b"tree", b"")
 
 
 def _write(
@@ -320,8 +353,16 @@ def _write(
             inner = _write(objects, _entry(old, name) if old else None, change)
             entries[name] = None if inner is None else (_TREE_MODE, inner)
         else:
-            entries[name] = (change.mode, objects.create_blob(change.content))
+            entries[name] = (change.mode, _stored(objects, change))
     return _written(objects, old, entries)
+
+
+def _stored(objects: pygit2.Repository, file: File) -> pygit2.Oid:
+    import pygit2
+
+    if file.mode == _LINK_MODE:
+        return pygit2.Oid(hex=_commit_of(file))
+    return objects.create_blob(file.content)
 
 
 def _written(

@@ -52,6 +52,8 @@ class Finding:
     """One thing that is wrong, where it is, and what to do about it.
 
     `line` and `column` are 1-based; `source` is the offending line without its line ending.
+    `detail` shows more in several lines, as a small diff against the nearest text; `corrected` is
+    an edit to send instead, in the patch's own format, where it is certain.
     """
 
     code: str
@@ -61,6 +63,24 @@ class Finding:
     column: int | None = None
     source: str | None = None
     hint: str | None = None
+    detail: str | None = None
+    corrected: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EditRecord:
+    """What became of one edit of the patch: `status` in one word, `message` in a sentence.
+
+    `index` counts from 0. `rung` says how close the text was to what was sought: exact, moved,
+    whitespace, indentation or fuzzy; None where nothing was sought. `line` is 1-based.
+    """
+
+    index: int
+    path: str
+    status: str
+    rung: str | None = None
+    line: int | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +137,7 @@ class Verdict:
     hint: str | None = None
     findings: tuple[Finding, ...] = ()
     steps: tuple[StepResult, ...] = ()
+    edits: tuple[EditRecord, ...] = ()
     changed_paths: tuple[str, ...] = ()
     summary: str = ""
     isolation: str = "none"
@@ -151,6 +172,7 @@ class Verdict:
             fields = {key: value for key, value in record.items() if key != "schema"}
             fields["outcome"] = Outcome(fields["outcome"])
             fields["findings"] = _findings(fields["findings"])
+            fields["edits"] = tuple(EditRecord(**edit) for edit in fields.get("edits", ()))
             fields["steps"] = tuple(_step(step) for step in fields["steps"])
             fields["changed_paths"] = tuple(fields["changed_paths"])
             return cls(**fields)

@@ -79,7 +79,6 @@ def test_it_works_from_a_subfolder_and_from_elsewhere(project: GitBox, tmp_path:
     ("arguments", "code", "message"),
     [
         (["validate", "gone.diff"], 2, "the patch `gone.diff` cannot be read"),
-        (["validate", "."], 2, "cannot be read"),
         (["validate", "-", "--base", "gone"], 2, "`gone` names no commit"),
         (["validate", "-", "--strategy", "NOPE"], 2, "no strategy `NOPE`"),
         (["validate", "-", "--format", "nope"], 2, "nope"),

@@ -110,6 +110,42 @@ def test_a_patch_that_changes_nothing_is_rejected(engine: Engine) -> None:
     assert "changes nothing" in verdict.reason
 
 
+def test_what_became_of_every_edit_is_in_the_verdict(engine: Engine) -> None:
+    verdict = engine.validate(plan(replace("return a - b", "return a + b + 0")))
+    assert [(edit.status, edit.path, edit.rung) for edit in verdict.edits] == [
+        ("not_found", "calc.py", None)
+    ]
+    assert verdict.findings[0].detail and "a + b" in verdict.findings[0].detail
+    shifted = plan(replace("return a + b \n", "return b + a\n"))
+    verdict = engine.validate(shifted, strategy="SYNTAX_ONLY")
+    assert verdict.outcome is Outcome.PASSED
+    assert (verdict.edits[0].status, verdict.edits[0].rung) == ("applied", "indentation")
+    assert Verdict.from_json(verdict.to_json()) == verdict
+
+
+def test_exact_matches_alone_may_be_asked_for(engine: Engine) -> None:
+    shifted = plan(replace("return a + b \n", "return b + a\n"))
+    verdict = engine.validate(shifted, match="exact")
+    assert verdict.outcome is Outcome.REJECTED
+    assert verdict.findings[0].code == "block-inexact"
+    assert engine.validate(verdict.findings[0].corrected or "", match="exact").edits
+    with pytest.raises(UsageError, match="no match `loose`"):
+        engine.validate(shifted, match="loose")
+
+
+def test_a_patch_that_was_applied_before_is_neither_good_nor_bad(engine: Engine) -> None:
+    again = plan(replace("def sub(a, b):\n    return 1", "def add(a, b):\n    return a + b"))
+    verdict = engine.validate(again)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "applied already" in verdict.reason
+    assert verdict.edits[0].status == "already_applied"
+
+
+def test_a_name_that_collides_by_case_is_refused(engine: Engine) -> None:
+    verdict = engine.validate(plan(replace(None, "x = 1\n", "CALC.py")))
+    assert verdict.findings[0].code == "name-collision"
+
+
 def test_a_known_verdict_comes_from_the_cache(engine: Engine) -> None:
     first = engine.validate(BREAKING)
     again = engine.validate(BREAKING)

@@ -134,9 +134,14 @@ def test_no_file_is_made_below_a_file_of_the_same_patch() -> None:
 
 def test_a_file_may_become_a_folder() -> None:
     changes = run(
-        op("INSERT", "link/x", content="x"), op("DELETE_BLOCK", "link", block_to_delete=None)
+        op("INSERT", "a.py/x", content="x"), op("DELETE_BLOCK", "a.py", block_to_delete=None)
     )
-    assert changes.files == {b"link": None, b"link/x": File(b"x\n", REGULAR)}
+    assert changes.files == {b"a.py": None, b"a.py/x": File(b"x\n", REGULAR)}
+
+
+def test_a_link_does_not_become_a_folder() -> None:
+    ops = op("INSERT", "link/x", content="x"), op("DELETE_BLOCK", "link", block_to_delete=None)
+    assert codes(*ops) == ["symlink-ancestor"]
 
 
 def test_renames_are_told() -> None:

@@ -150,7 +150,7 @@ def test_a_key_given_twice_is_malformed() -> None:
 def test_an_unknown_format_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="json, unified"):
         parse_patch(b"", format="yaml")
-    assert FORMATS == ("json", "unified")
+    assert FORMATS == ("json", "unified", "mbox", "search-replace", "apply-patch", "files")
 
 
 @pytest.mark.parametrize("text", [b"", b" \n", b"hello", b"@@ nothing @@"])

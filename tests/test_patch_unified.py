@@ -75,14 +75,22 @@ class PatchBox:
         return tree
 
 
+BEYOND_GIT = "beyond git"
+
+
 def engine_apply(files: Mapping[bytes, File], patch: bytes) -> tuple[Tree | None, set[str]]:
-    """Return the tree that our engine makes and no codes, or None and the codes of its refusal."""
+    """Return the tree that our engine makes and no codes, or None and the codes of its refusal.
+
+    The only code of a tree is BEYOND_GIT, where a rung was taken that git does not have.
+    """
     try:
         changes = apply_patch(parse_patch(patch, format="unified"), files.get)
     except PatchError as error:
         return None, {finding.code for finding in error.findings}
     merged: dict[bytes, File | None] = {**files, **changes.files}
-    return {path: file for path, file in merged.items() if file is not None}, set()
+    is_beyond = any(report.is_beyond_git for report in changes.reports)
+    codes = {BEYOND_GIT} if is_beyond else set()
+    return {path: file for path, file in merged.items() if file is not None}, codes
 
 
 REGULAR, SCRIPT, LINK = 0o100644, 0o100755, 0o120000
@@ -121,8 +129,6 @@ DELETE = b"diff --git a/f b/f\ndeleted file mode 100644\n--- a/f\n+++ /dev/null\
 AGREED: dict[str, tuple[Tree, bytes]] = {
     "change": ({b"f": ABCDEF}, CHANGE),
     "offset": ({b"f": NUMBERS}, HEAD + b"@@ -5,3 +5,3 @@\n 50\n-51\n+x\n 52\n"),
-    "start moved": ({b"f": text(b"z\na\nb\nc\n")}, CHANGE),
-    "end moved": ({b"f": ABCDEF}, HEAD + b"@@ -2,2 +2,2 @@\n a\n-b\n+B\n"),
     "nearest": ({b"f": text(b"x\ny\n" * 9)}, HEAD + b"@@ -7,3 +6,3 @@\n x\n-y\n+z\n x\n"),
     "hunks overlap": (
         {b"f": ABCDEF},
@@ -132,7 +138,6 @@ AGREED: dict[str, tuple[Tree, bytes]] = {
         {b"f": NUMBERS},
         HEAD + b"@@ -50,3 +50,3 @@\n 49\n-50\n+x\n 51\n@@ -20,3 +20,3 @@\n 19\n-20\n+y\n 21\n",
     ),
-    "no context, inside": ({b"f": ABCDEF}, HEAD + b"@@ -2 +2 @@\n-b\n+B\n"),
     "no context, insertion": ({b"f": ABCDEF}, HEAD + b"@@ -2,0 +3 @@\n+x\n"),
     "added to a full file": ({b"f": ABC}, HEAD + b"@@ -0,0 +1 @@\n+x\n"),
     "plain": ({b"f": ABC}, PLAIN),
@@ -155,12 +160,9 @@ AGREED: dict[str, tuple[Tree, bytes]] = {
     "plain, only adds": ({}, b"--- a/f\n+++ b/f\n@@ -0,0 +1 @@\n+x\n"),
     "CRLF headers": ({b"f": ABC}, CHANGE.replace(b"\n", b"\r\n", 3)),
     "CRLF all over": ({b"f": text(b"a\r\nb\r\nc\r\n")}, CHANGE.replace(b"\n", b"\r\n")),
-    "CRLF on LF": ({b"f": ABC}, CHANGE.replace(b"\n", b"\r\n")),
     "prose around": ({b"f": ABC}, b"Subject: x\n---\n f | 2 +-\n\n" + CHANGE + b"-- \n2.39\n\n"),
     "fence": ({b"f": ABC}, b"Here:\n```diff\n" + CHANGE + b"```\nbye\n"),
     "blank context": ({b"f": text(b"a\n\nc\n")}, HEAD + b"@@ -1,3 +1,3 @@\n-a\n+A\n\n c\n"),
-    "no last newline": ({b"f": ABC}, CHANGE[:-1]),
-    "count too high": ({b"f": ABC}, CHANGE.replace(b"-1,3", b"-1,4")),
     "hunk alone": ({b"f": ABC}, b"some text\n@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n"),
     "header alone": ({b"f": ABC}, b"diff --git a/f b/f\nindex 1234567..1234567 100644\n"),
     "names disagree": ({b"f": ABC}, CHANGE.replace(b"+++ b/f", b"+++ b/g")),
@@ -168,13 +170,13 @@ AGREED: dict[str, tuple[Tree, bytes]] = {
     "space in name": ({b"d e/f": ABC}, CHANGE.replace(b"/f", b"/d e/f")),
     "unfinished quote": ({b"f": ABC}, CHANGE.replace(b"a/f", b'"a/f')),
     "new": ({}, NEW),
+    "new, twice": ({}, NEW + NEW),
     "new, there already": ({b"n": ABC}, NEW),
     "new, with old lines": ({}, NEW.replace(b"-0,0", b"-1").replace(b"+x", b"-y\n+x")),
     "new, short mode": ({}, NEW.replace(b"100644", b"755")),
     "new, empty": ({}, b"diff --git a/n b/n\nnew file mode 100755\nindex 0000000..e69de29\n"),
     "deleted": ({b"f": ABC}, DELETE + b"@@ -1,3 +0,0 @@\n-a\n-b\n-c\n"),
     "deleted in part": ({b"f": ABC}, DELETE + b"@@ -1,2 +0,0 @@\n-a\n-b\n"),
-    "deleted, missing": ({}, DELETE + b"@@ -1 +0,0 @@\n-a\n"),
     "deleted, not empty": ({b"f": ABC}, b"diff --git a/f b/f\ndeleted file mode 100644\n"),
     "mode": ({b"f": ABC}, b"diff --git a/f b/f\nold mode 100644\nnew mode 100755\n"),
     "mode is not as said": (
@@ -226,6 +228,73 @@ def test_git_agrees(name: str, box: PatchBox) -> None:
     assert tree == box.apply(files, patch), codes
 
 
+BEYOND: dict[str, tuple[Tree, bytes, bytes | None]] = {
+    "start moved": ({b"f": text(b"z\na\nb\nc\n")}, CHANGE, b"z\na\nB\nc\n"),
+    "end moved": (
+        {b"f": ABCDEF},
+        HEAD + b"@@ -2,2 +2,2 @@\n a\n-b\n+B\n",
+        b"a\nB\nc\nd\ne\nf\n",
+    ),
+    "no context, inside": (
+        {b"f": ABCDEF},
+        HEAD + b"@@ -2 +2 @@\n-b\n+B\n",
+        b"a\nB\nc\nd\ne\nf\n",
+    ),
+    "CRLF on LF": ({b"f": ABC}, CHANGE.replace(b"\n", b"\r\n"), b"a\nB\nc\n"),
+    "LF on CRLF": ({b"f": text(b"a\r\nb\r\nc\r\n")}, CHANGE, b"a\r\nB\r\nc\r\n"),
+    "LF on CRLF with BOM": (
+        {b"f": text(b"\xef\xbb\xbfa\r\nb\r\nc")},
+        CHANGE.replace(b" a\n", b"-a\n+A\n"),
+        b"\xef\xbb\xbfA\r\nB\r\nc",
+    ),
+    "shifted": ({b"f": text(b"\ta\n\tb\n\tc\n")}, CHANGE, b"\ta\n\tB\n\tc\n"),
+    "no last newline": ({b"f": ABC}, CHANGE[:-1], b"a\nB\nc\n"),
+    "count too high": ({b"f": ABC}, CHANGE.replace(b"-1,3", b"-1,4"), b"a\nB\nc\n"),
+    "counts too low": (
+        {b"f": ABCDEF},
+        CHANGE.replace(b"-1,3 +1,3", b"-1 +1"),
+        b"a\nB\nc\nd\ne\nf\n",
+    ),
+    "bare header": (
+        {b"f": ABCDEF},
+        CHANGE.replace(b"@@ -1,3 +1,3 @@", b"@@ def f():"),
+        b"a\nB\nc\nd\ne\nf\n",
+    ),
+    "cut short": (
+        {b"f": ABCDEF},
+        HEAD + b"@@ -3,4 +3,4 @@\n c\n-d\n+D\n",
+        b"a\nb\nc\nD\ne\nf\n",
+    ),
+    "deleted, missing": ({}, DELETE + b"@@ -1 +0,0 @@\n-a\n", None),
+    "new, there already": ({b"n": text(b"x\n")}, NEW, None),
+    "renamed already": ({b"g": ABC}, RENAME, None),
+    "copied already": ({b"f": ABC, b"g": ABC}, COPY, None),
+    "changed already": ({b"f": text(b"a\nB\nc\n")}, CHANGE, None),
+    "without prefix": (
+        {b"d/f": ABC},
+        CHANGE.replace(b"a/f", b"d/f").replace(b"b/f", b"d/f"),
+        b"a\nB\nc\n",
+    ),
+    "two prefixes": (
+        {b"f": ABC},
+        CHANGE.replace(b"a/f", b"a/x/f").replace(b"b/f", b"b/x/f"),
+        b"a\nB\nc\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_where_git_refuses_and_the_text_has_one_place(name: str, box: PatchBox) -> None:
+    files, patch, expected = BEYOND[name]
+    tree, codes = engine_apply(files, patch)
+    assert box.apply(files, patch) is None
+    assert tree is not None, codes
+    if expected is None:
+        assert tree == files and codes == {BEYOND_GIT}
+    else:
+        assert list(tree.values()) == [text(expected)]
+
+
 LINK_NEW = NEW.replace(b"100644", b"120000")
 CONTEXT_AT_END = HEAD + b"@@ -1,2 +1,2 @@\n-a\n+A\n b\n\\ No newline at end of file\n"
 
@@ -240,7 +309,16 @@ STRICTER: dict[str, tuple[Tree, bytes, str]] = {
         CONTEXT_AT_END,
         "hunk-not-found",
     ),
-    "git creates a file twice": ({}, NEW + NEW, "file-exists"),
+    "git creates a file anew": ({}, NEW + NEW.replace(b"+x", b"+y"), "file-exists"),
+    "git touches what steers it": ({}, new_at(b"d/.gitattributes"), "gitattributes-refused"),
+    "git adds submodules": ({}, new_at(b".gitmodules"), "gitmodules-refused"),
+    "git puts a folder where a link was": (
+        {b"f": text(b"to", LINK)},
+        DELETE.replace(b"100644", b"120000")
+        + b"@@ -1 +0,0 @@\n-to\n\\ No newline at end of file\n"
+        + new_at(b"f/x"),
+        "symlink-ancestor",
+    ),
     "git renames over a file": (
         {b"f": ABC, b"g": ABC},
         CHANGE.replace(b"b/f", b"b/g"),
@@ -290,10 +368,10 @@ def test_a_binary_diff_is_refused_with_the_rest_read(patch: bytes) -> None:
 
 
 def test_every_corrupt_file_is_reported_with_its_line() -> None:
-    bad = CHANGE.replace(b"-1,3", b"-1,9")
+    bad = CHANGE.replace(b"-1,3", b"-1,9").replace(b"\n-b", b"\nb")
     with pytest.raises(PatchSyntaxError) as caught:
         parse_patch(bad + CHANGE + bad + CHANGE)
-    assert [finding.line for finding in caught.value.findings] == [9, 25]
+    assert [finding.line for finding in caught.value.findings] == [6, 22]
     assert all(finding.code == "patch-malformed" for finding in caught.value.findings)
 
 
@@ -371,7 +449,7 @@ def test_a_mutated_diff_means_what_it_means_to_git(seed: int, box: PatchBox) -> 
     theirs = box.apply(before, patch)
     if ours is None and theirs is not None:
         assert codes <= DELIBERATE
-    else:
+    elif codes != {BEYOND_GIT} or theirs is not None:
         assert ours == theirs, patch
 
 

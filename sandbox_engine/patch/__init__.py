@@ -7,33 +7,47 @@ a module with one parser that returns a `Patch`; everything after it is the same
 from __future__ import annotations
 
 from sandbox_engine.errors import PatchSyntaxError, UsageError
-from sandbox_engine.patch.apply import apply_patch
-from sandbox_engine.patch.edits import Changes, EditReport, EditStatus, File, Patch
-from sandbox_engine.patch.json_plan import looks_json, parse_json_plan
+from sandbox_engine.patch.apply import NOTHING_MORE, apply_patch
+from sandbox_engine.patch.edits import (
+    Changes,
+    CommitNote,
+    EditReport,
+    EditStatus,
+    File,
+    Match,
+    Patch,
+    Policy,
+    Rung,
+)
+from sandbox_engine.patch.formats import PARSERS, detect
 from sandbox_engine.patch.paths import check_path
-from sandbox_engine.patch.unified import looks_unified, parse_unified
+from sandbox_engine.patch.whole_files import patch_from_files
 from sandbox_engine.verdict import Finding
 
 __all__ = [
     "FORMATS",
     "MAX_EDITS",
     "MAX_PATCH_BYTES",
+    "NOTHING_MORE",
     "Changes",
+    "CommitNote",
     "EditReport",
     "EditStatus",
     "File",
+    "Match",
     "Patch",
+    "Policy",
+    "Rung",
     "apply_patch",
     "check_path",
     "parse_patch",
+    "patch_from_files",
 ]
 
 MAX_PATCH_BYTES = 64 * 2**20
 MAX_EDITS = 10_000
 
-_PARSERS = {"json": parse_json_plan, "unified": parse_unified}
-
-FORMATS: tuple[str, ...] = tuple(_PARSERS)
+FORMATS: tuple[str, ...] = tuple(PARSERS)
 
 
 def parse_patch(text: bytes, *, format: str | None = None) -> Patch:
@@ -42,7 +56,7 @@ def parse_patch(text: bytes, *, format: str | None = None) -> Patch:
     Raises PatchSyntaxError with a finding for every part that is malformed, and UsageError for a
     format that is not one of FORMATS.
     """
-    if format is not None and format not in _PARSERS:
+    if format is not None and format not in PARSERS:
         raise UsageError(
             f"there is no patch format `{format}`", remedy=f"use one of: {', '.join(FORMATS)}"
         )
@@ -50,31 +64,12 @@ def parse_patch(text: bytes, *, format: str | None = None) -> Patch:
         raise _refusal(
             f"the patch is larger than {MAX_PATCH_BYTES} bytes", "split it into smaller patches"
         )
-    patch = _PARSERS[format or _detect(text)](text)
+    patch = PARSERS[format or detect(text)](text)
     if len(patch.edits) > MAX_EDITS:
         raise _refusal(
             f"the patch has more than {MAX_EDITS} edits", "split it into smaller patches"
         )
     return patch
-
-
-def _detect(text: bytes) -> str:
-    """Return the format that `text` looks like.
-
-    A line that starts a diff cannot stand inside a JSON string, where newlines are escaped; text
-    that starts as JSON is JSON all the same, so that prose after a plan cannot hide it.
-    """
-    is_json_first = text.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
-    if looks_unified(text) and not is_json_first:
-        return "unified"
-    if looks_json(text):
-        return "json"
-    if not text.strip():
-        raise _refusal("the patch is empty", "send a JSON plan or a unified diff")
-    raise _refusal(
-        "the text is no patch of a known format",
-        f"send one of: {', '.join(FORMATS)}; name the format if it is not recognised",
-    )
 
 
 def _refusal(problem: str, remedy: str) -> PatchSyntaxError:

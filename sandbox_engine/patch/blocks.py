@@ -9,18 +9,30 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandbox_engine.patch import matching
+from sandbox_engine.patch import correct, matching
 from sandbox_engine.patch.edits import (
     DeleteBlock,
     EditRefused,
     EditStatus,
     InsertLines,
+    Match,
     ReplaceBlock,
+    Rung,
 )
+from sandbox_engine.patch.nearest import CERTAIN, describe, nearest
 from sandbox_engine.patch.paths import show
+from sandbox_engine.patch.seek import (
+    Ambiguous,
+    LineIndex,
+    Place,
+    Search,
+    locate,
+    transplant,
+)
 
 if TYPE_CHECKING:
     import regex
@@ -39,10 +51,15 @@ _REREAD = "read the file at the base commit and resend the operation"
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """A file's new bytes and the 1-based line where the first change is."""
+    """A file's new bytes, the 1-based line where the first change is, and how it was found.
+
+    With `is_already` the edit was made before, so the bytes are the old ones.
+    """
 
     content: bytes
     line: int
+    rung: Rung | None = None
+    is_already: bool = False
 
 
 def insert_lines(content: bytes, edit: InsertLines) -> Edited:
@@ -52,6 +69,8 @@ def insert_lines(content: bytes, edit: InsertLines) -> Edited:
     one, except at the end of a file whose last line had none either: that state is kept. A byte
     order mark stays in front.
     """
+    if _is_inserted(content, edit):
+        return Edited(content, edit.line or 1, is_already=True)
     is_crlf = matching.is_crlf(content)
     newline = b"\r\n" if is_crlf else b"\n"
     text = matching.with_newlines(edit.text, newline) if is_crlf else edit.text
@@ -71,30 +90,192 @@ def insert_lines(content: bytes, edit: InsertLines) -> Edited:
     return Edited(_bounded(content[:at] + text + content[at:]), line)
 
 
-def replace_block(content: bytes, edit: ReplaceBlock | DeleteBlock) -> Edited:
+def _is_inserted(content: bytes, edit: InsertLines) -> bool:
+    """Return whether two solid lines or more already stand where they are to be inserted."""
+    text = matching.with_newlines(edit.text, b"\n").strip(b"\n")
+    if sum(bool(line.strip()) for line in text.split(b"\n")) < 2:
+        return False
+    if edit.line is None:
+        return matching.with_newlines(content, b"\n").rstrip(b"\n").endswith(b"\n" + text)
+    start = matching.line_span(content, max(edit.line, 1))[0]
+    there = matching.with_newlines(content[start : start + 2 * len(text) + 1], b"\n")
+    return there.startswith(text) and there[len(text) : len(text) + 1] in (b"", b"\n")
+
+
+def replace_block(content: bytes, edit: ReplaceBlock | DeleteBlock, search: Search) -> Edited:
     """Return `content` with the block replaced by the text; a deletion's text is empty.
 
     Raises EditRefused where the block is nowhere, or in several places and no line picks one.
     """
     text = edit.text if isinstance(edit, ReplaceBlock) else b""
     if edit.is_regex:
-        return _replace_pattern(content, edit.block, text)
+        return _replace_pattern(content, edit.block, text, search)
+    if isinstance(edit, ReplaceBlock) and (line := _already(content, edit)):
+        return Edited(content, line, Rung.EXACT, is_already=True)
     places = matching.find_block(content, edit.block, edit.line)
     if not places.offsets:
-        raise EditRefused(
-            EditStatus.NOT_FOUND,
-            "block-not-found",
-            "the block is nowhere in the file",
-            source=first_line(edit.block),
-            hint=_REREAD + "; a block must match byte for byte, indentation included",
-        )
+        return _replace_lines(content, edit, text, search)
     if len(places.offsets) > 1:
         raise _ambiguous(content, edit.block, places.offsets)
     at = places.offsets[0]
     end = at + len(places.block)
     text = _in_style_of(content, edit.block, places.block, text)
     line = matching.line_of(content, at)
-    return Edited(_bounded(content[:at] + text + content[end:]), line)
+    rung = Rung.MOVED if edit.line not in (None, line) else Rung.EXACT
+    if places.block != edit.block:
+        rung = Rung.WHITESPACE
+    if rung is not Rung.EXACT and search.match is Match.EXACT:
+        raise _inexact(edit, rung, line, places.block, text, search)
+    return Edited(_bounded(content[:at] + text + content[end:]), line, rung)
+
+
+def _already(content: bytes, edit: ReplaceBlock) -> int | None:
+    """Return the line where the text already stands in the block's stead, or None.
+
+    It must stand once, as whole lines, with something solid in it that the block has not; and the
+    block must be nowhere else. Less could be there by chance.
+    """
+    text, block = edit.text.strip(b"\r\n"), edit.block.strip(b"\r\n")
+    if text in block or not _is_solid(text, block):
+        return None
+    places = matching.find_block(content, text)
+    if len(places.offsets) != 1:
+        return None
+    at = places.offsets[0]
+    end = at + len(places.block)
+    if not _is_whole_lines(content, at, end):
+        return None
+    for offset in matching.find_block(content, block).offsets:
+        if not at <= offset <= offset + len(block) <= end:
+            return None
+    line = matching.line_of(content, at)
+    return line if edit.line in (None, line) else None
+
+
+def _is_solid(text: bytes, block: bytes) -> bool:
+    known = {line.strip() for line in block.split(b"\n")}
+    lines = [line.strip() for line in text.split(b"\n")]
+    solid = [line for line in lines if line]
+    is_long = len(solid) >= 2 or sum(map(len, solid)) >= 24
+    return is_long and any(line not in known for line in solid)
+
+
+def _is_whole_lines(content: bytes, start: int, end: int) -> bool:
+    before = content[content.rfind(b"\n", 0, start) + 1 : start]
+    return not before.strip(b" \t\xef\xbb\xbf") and content[end : end + 1] in (b"", b"\n", b"\r")
+
+
+def _replace_lines(
+    content: bytes, edit: ReplaceBlock | DeleteBlock, text: bytes, search: Search
+) -> Edited:
+    """Seek the block as whole lines, down the rungs below the exact ones.
+
+    A block without a last newline is taken as lines all the same; what its last line ends with
+    stays in the file.
+    """
+    index = LineIndex(matching.split_lines(content), search.budget)
+    old, new = _as_lines(edit.block, text)
+    match = Match.DEFAULT if search.match is Match.EXACT else search.match
+    place, result = _lower_place(index, old, new, match, edit)
+    if place is None or result is None:
+        raise _not_found(index, old, new, edit, search)
+    if edit.block.endswith(b"\n") and text and not text.endswith(b"\n"):
+        result[-1] = result[-1].removesuffix(b"\n").removesuffix(b"\r")
+    count = len(old)
+    if search.match is Match.EXACT:
+        found = b"".join(index.lines[place.at : place.at + count])
+        raise _inexact(edit, place.rung, place.at + 1, found, b"".join(result), search)
+    lines = [*index.lines[: place.at], *result, *index.lines[place.at + count :]]
+    return Edited(_bounded(b"".join(lines)), place.at + 1, place.rung)
+
+
+def _as_lines(block: bytes, text: bytes) -> tuple[list[bytes], list[bytes]]:
+    if block.endswith(b"\n"):
+        whole = text if not text or text.endswith(b"\n") else text + b"\n"
+        return matching.split_lines(block), matching.split_lines(whole)
+    return matching.split_lines(block + b"\n"), matching.split_lines(text + b"\n")
+
+
+def _lower_place(
+    index: LineIndex,
+    old: list[bytes],
+    new: list[bytes],
+    match: Match,
+    edit: ReplaceBlock | DeleteBlock,
+) -> tuple[Place | None, list[bytes] | None]:
+    """Return the one place of `old` by lines and what it becomes; raise where there are more."""
+    try:
+        place = locate(index, old, (), match)
+    except Ambiguous as error:
+        on_line = [place for place in error.places if place.at + 1 == edit.line]
+        if len(on_line) != 1:
+            raise _ambiguous_lines(edit.block, error.places) from error
+        place = on_line[0]
+    if place is None:
+        return None, None
+    return place, transplant(index.lines[place.at : place.at + len(old)], old, new, place.shift)
+
+
+def _ambiguous_lines(block: bytes, places: Sequence[Place]) -> EditRefused:
+    lines = ", ".join(str(place.at + 1) for place in places)
+    return EditRefused(
+        EditStatus.AMBIGUOUS,
+        "block-ambiguous",
+        f"the block is in {len(places)} places by `{places[0].rung}`, on lines {lines}",
+        line=places[0].at + 1,
+        source=first_line(block),
+        hint="make the block longer, or give the `line_number` that it starts on",
+    )
+
+
+def _inexact(
+    edit: ReplaceBlock | DeleteBlock,
+    rung: Rung,
+    line: int,
+    found: bytes,
+    text: bytes,
+    search: Search,
+) -> EditRefused:
+    new = text if isinstance(edit, ReplaceBlock) else None
+    return EditRefused(
+        EditStatus.NOT_FOUND,
+        "block-inexact",
+        f"the block does not stand exactly so in the file: it fits by `{rung}` on line {line}",
+        line=line,
+        source=first_line(edit.block),
+        hint="send the corrected edit, or allow more than exact matches",
+        nearest=nearest(matching.split_lines(found), matching.split_lines(edit.block), line),
+        corrected=correct.block(search.format, edit.path, found, new, line),
+    )
+
+
+def _not_found(
+    index: LineIndex,
+    old: list[bytes],
+    new: list[bytes],
+    edit: ReplaceBlock | DeleteBlock,
+    search: Search,
+) -> EditRefused:
+    near = nearest(index.lines, old) if search.may_explain(index) else None
+    corrected = None
+    if near is not None and near.similarity >= CERTAIN:
+        at = near.first_line - 1
+        found = index.lines[at : at + len(old)]
+        if guess := transplant(found, old, new):
+            text = b"".join(guess) if isinstance(edit, ReplaceBlock) else None
+            corrected = correct.block(
+                search.format, edit.path, b"".join(found), text, near.first_line
+            )
+    return EditRefused(
+        EditStatus.NOT_FOUND,
+        "block-not-found",
+        f"the block is nowhere in the file{describe(near)}",
+        line=edit.line if edit.line and edit.line > 0 else None,
+        source=first_line(edit.block),
+        hint="send the corrected edit" if corrected else _REREAD + ", with the text it has now",
+        nearest=near,
+        corrected=corrected,
+    )
 
 
 def first_line(block: bytes) -> bytes:
@@ -144,7 +325,7 @@ def too_large(size: int) -> EditRefused:
     )
 
 
-def _replace_pattern(content: bytes, block: bytes, template: bytes) -> Edited:
+def _replace_pattern(content: bytes, block: bytes, template: bytes, search: Search) -> Edited:
     """Return `content` with every match of the pattern replaced.
 
     In a file with CRLF throughout, the pattern sees bare newlines, so that `$` and `\\n` work; the
@@ -153,7 +334,7 @@ def _replace_pattern(content: bytes, block: bytes, template: bytes) -> Edited:
     is_crlf = matching.is_all_crlf(content)
     seen = matching.with_newlines(content, b"\n") if is_crlf else content
     given = matching.with_newlines(template, b"\n") if is_crlf else template
-    result, first = _substitute(_compile(block), seen, given)
+    result, first = _substitute(_compile(block), seen, given, search)
     line = matching.line_of(seen, first)
     return Edited(_bounded(matching.with_newlines(result, b"\r\n") if is_crlf else result), line)
 
@@ -199,13 +380,17 @@ def _written_out(pattern: str) -> int:
     return max(sum(sizes), *sizes)
 
 
-def _substitute(pattern: regex.Pattern[str], content: bytes, template: bytes) -> tuple[bytes, int]:
+def _substitute(
+    pattern: regex.Pattern[str], content: bytes, template: bytes, search: Search
+) -> tuple[bytes, int]:
     """Return the new content and the byte offset of the first match."""
     import regex
 
     text = content.decode("utf-8", "surrogateescape")
     replacement = template.decode()
-    deadline = time.monotonic() + PATTERN_TIMEOUT_S
+    allowed_s = min(PATTERN_TIMEOUT_S, search.pattern_s)
+    started = time.monotonic()
+    deadline = started + allowed_s
     allowance = MAX_FILE_BYTES
     first: int | None = None
 
@@ -222,11 +407,15 @@ def _substitute(pattern: regex.Pattern[str], content: bytes, template: bytes) ->
         return expanded
 
     try:
-        result = pattern.sub(expand, text, timeout=PATTERN_TIMEOUT_S)
+        if allowed_s <= 0:
+            raise TimeoutError
+        result = pattern.sub(expand, text, timeout=allowed_s)
     except (TimeoutError, MemoryError) as error:
         raise _slow_pattern(pattern.pattern) from error
     except (regex.error, IndexError, KeyError, ValueError, TypeError) as error:
         raise _bad_template(template, str(error)) from error
+    finally:
+        search.pattern_s -= time.monotonic() - started
     if first is None:
         raise _no_match(pattern.pattern)
     offset = len(text[:first].encode("utf-8", "surrogateescape"))

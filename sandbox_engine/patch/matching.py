@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from sandbox_engine.patch.edits import Hunk
 
+MAX_FILE_BYTES = 64 * 2**20
 MAX_PLACES = 50
-MAX_SEARCH_LINES = 200_000_000
+MAX_SEARCH_LINES = 120_000_000
 """How many lines one patch may compare in search of its hunks: a few seconds of work."""
 
 

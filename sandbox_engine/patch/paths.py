@@ -9,6 +9,7 @@ the commit may be checked out on any.
 from __future__ import annotations
 
 import re
+import unicodedata
 
 MAX_PATH_BYTES = 4096
 MAX_COMPONENT_BYTES = 255
@@ -39,6 +40,49 @@ def check_path(path: bytes) -> str | None:
     for component in path.split(b"/"):
         if reason := _check_component(component):
             return reason
+    return None
+
+
+_SPECIAL = {b".gitmodules": "gitmodules", b".gitattributes": "gitattributes"}
+_SHORT = {
+    b"gi7eba": "gitmodules",
+    b"gitmod": "gitmodules",
+    b"gi7d29": "gitattributes",
+    b"gitatt": "gitattributes",
+}
+
+
+def special_kind(path: bytes) -> str | None:
+    """Return `gitmodules` or `gitattributes` if some file system takes the name for that file."""
+    name = path.rpartition(b"/")[2]
+    stem = _HFS_IGNORED.sub(b"", name).lower().partition(b":")[0].rstrip(b". ")
+    if len(stem) == 8 and stem[6:7] == b"~" and stem[7:].isdigit():
+        return _SHORT.get(stem[:6])
+    return _SPECIAL.get(stem)
+
+
+def collision_key(name: bytes) -> str:
+    """Return what file systems that ignore case or Unicode form compare `name` by."""
+    text = _HFS_IGNORED.sub(b"", name).decode("utf-8", "surrogateescape")
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def check_link(path: bytes, target: bytes) -> str | None:
+    """Return why a link at `path` may not point to `target`, or None if it stays inside.
+
+    Going up is for the start of a target alone: after a name, which may be a link itself, it
+    could lead anywhere.
+    """
+    if target.startswith(b"/"):
+        return "its target is absolute"
+    parts = [part for part in target.split(b"/") if part not in (b"", b".")]
+    ups = sum(part == b".." for part in parts)
+    if parts[:ups] != [b".."] * ups:
+        return "its target goes up after going down"
+    if ups > path.count(b"/"):
+        return "its target is outside the repository"
+    if reason := check_path(b"/".join(parts[ups:]) or b"folder"):
+        return f"its target is not allowed: {reason}"
     return None
 
 

@@ -8,17 +8,22 @@ stops at the first corrupt part, reading goes on at the next file so that all ar
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sandbox_engine.errors import PatchSyntaxError
-from sandbox_engine.patch.edits import FileDiff, Hunk, Patch
+from sandbox_engine.patch import binary
+from sandbox_engine.patch.edits import BinaryHunk, FileDiff, Hunk, Patch
 from sandbox_engine.patch.paths import show
+from sandbox_engine.patch.repair import Repaired, repair
 from sandbox_engine.verdict import Finding
 
 MAX_FINDINGS = 100
 
-_HEADER = re.compile(rb"^(?:diff --git |--- [^\n]*\n\+\+\+ [^\n]*\n@@ -)", re.MULTILINE)
+_HEADER = re.compile(rb"^(?:diff --git |--- [^\n]*\n\+\+\+ [^\n]*\n@@)", re.MULTILINE)
+_BARE = re.compile(rb"@@(?! -[0-9])")
 _NUMBER = rb"([0-9]{1,18})"
 _RANGE = re.compile(
     rb"@@ -" + _NUMBER + rb"(?:," + _NUMBER + rb")? \+" + _NUMBER + rb"(?:," + _NUMBER + rb")? @@"
@@ -74,6 +79,8 @@ class _Header:
     is_delete: bool | None = None
     is_rename: bool = False
     is_copy: bool = False
+    old_id: bytes = b""
+    new_id: bytes = b""
 
     def contradicts_itself(self) -> bool:
         return sum((bool(self.is_new), bool(self.is_delete), self.is_rename, self.is_copy)) > 1
@@ -98,6 +105,8 @@ class _Reader:
     strip: int = 1
     is_strip_known: bool = False
     findings: list[Finding] = field(default_factory=list)
+    doubts: list[Finding] = field(default_factory=list)
+    inflated: int = 0
 
     def has_newline(self, at: int) -> bool:
         return at < len(self.lines) - 1 or (at < len(self.lines) and self.is_terminated)
@@ -114,16 +123,46 @@ def looks_unified(text: bytes) -> bool:
 
 
 def parse_unified(text: bytes) -> Patch:
-    """Return the diffs in `text` in their order.
+    """Return the diffs in `text` in their order, as git reads them.
 
-    Raises PatchSyntaxError with a finding, and its line in the patch, for every part that is
-    corrupt or contradicts itself.
+    Where git finds them corrupt they are read with their `@@` lines counted anew. Raises
+    PatchSyntaxError with a finding, and its line in the patch, for every part that is corrupt all
+    the same or contradicts itself.
     """
+    patch = _parse(_split(text), 1)
+    return dataclasses.replace(patch, others=lambda: _other_readings(_split(text)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The lines of a patch without their newlines."""
+
+    lines: list[bytes]
+    is_terminated: bool
+
+
+def _split(text: bytes) -> _Source:
     lines = text.split(b"\n")
     is_terminated = not lines[-1]
     if is_terminated:
         lines.pop()
-    reader = _Reader(lines, is_terminated)
+    return _Source(lines, is_terminated)
+
+
+def _parse(source: _Source, strip: int) -> Patch:
+    """Return the diffs with `strip` folders taken off, repaired where they are corrupt."""
+    reader = _Reader(source.lines, source.is_terminated, strip, strip != 1)
+    edits = _read_all(reader)
+    if reader.findings or not edits:
+        if repaired := _parse_repaired(source, strip):
+            return repaired
+        _require_sound(reader.findings, edits)
+    doubts = reader.doubts or _unread(source, edits)
+    return Patch("unified", tuple(edits), doubts=tuple(doubts), strip=reader.strip)
+
+
+def _read_all(reader: _Reader) -> list[FileDiff]:
+    lines = reader.lines
     edits: list[FileDiff] = []
     at = 0
     while at < len(lines) and len(reader.findings) < MAX_FINDINGS:
@@ -136,8 +175,61 @@ def parse_unified(text: bytes) -> Patch:
         if diff is None:
             break
         edits.append(diff)
-    _require_sound(reader.findings, edits)
-    return Patch("unified", tuple(edits))
+    return edits
+
+
+def _parse_repaired(source: _Source, strip: int) -> Patch | None:
+    """Return the diffs with `@@` lines that count, or None where that does not make them sound."""
+    repaired = repair(source.lines, is_terminated=source.is_terminated)
+    if not repaired.headers:
+        return None
+    reader = _Reader(repaired.lines, True, strip, strip != 1)
+    edits = _read_all(reader)
+    if reader.findings or reader.doubts or not edits:
+        return None
+    read = {hunk.patch_line - 1 for edit in edits for hunk in edit.hunks}
+    if not repaired.hunks <= read:
+        return None
+    loose = tuple(_loosened(edit, repaired) for edit in edits)
+    return Patch("unified", loose, strip=reader.strip)
+
+
+def _loosened(edit: FileDiff, repaired: Repaired) -> FileDiff:
+    hunks = tuple(
+        dataclasses.replace(
+            hunk,
+            is_loose=True,
+            old_start=-1 if hunk.patch_line - 1 in repaired.unplaced else hunk.old_start,
+        )
+        if hunk.patch_line - 1 in repaired.headers
+        else hunk
+        for hunk in edit.hunks
+    )
+    return dataclasses.replace(edit, hunks=hunks)
+
+
+def _unread(source: _Source, edits: list[FileDiff]) -> list[Finding]:
+    """Return a finding for every `@@` line that git takes for prose, and drops with its hunk."""
+    if not any(_BARE.match(line) for line in source.lines):
+        return []
+    read = {hunk.patch_line - 1 for edit in edits for hunk in edit.hunks}
+    known = repair(source.lines, is_terminated=source.is_terminated).hunks
+    message = "this `@@` line is not of the form `@@ -1,2 +1,3 @@`"
+    return [
+        _finding(_Malformed(at, message, _COUNT_HINT), source.lines) for at in sorted(known - read)
+    ]
+
+
+def _other_readings(source: _Source) -> Iterator[Patch]:
+    """Yield what else the text could mean, for where git's reading does not fit."""
+    repaired = _parse_repaired(source, 1)
+    if repaired is not None:
+        yield repaired
+    for strip in (0, 2):
+        try:
+            yield _parse(source, strip)
+        except PatchSyntaxError:
+            continue
 
 
 def _require_sound(findings: list[Finding], edits: list[FileDiff]) -> None:
@@ -185,10 +277,9 @@ def _read_file(reader: _Reader, at: int) -> tuple[FileDiff | None, int]:
         raise _Malformed(start, "the header gives a new file an old name", resume=at)
     hunks, at = _read_hunks(reader, at)
     _settle_kind(header, hunks, start, at)
-    is_binary = False
+    is_binary, content = False, None
     if not hunks:
-        end = _skip_binary(reader, at)
-        is_binary, at = end > at, end
+        is_binary, content, at = _read_binary(reader, at)
         if not is_binary and not header.says_something():
             raise _Malformed(start, "this file's diff has a header but changes nothing", resume=at)
     diff = FileDiff(
@@ -203,6 +294,9 @@ def _read_file(reader: _Reader, at: int) -> tuple[FileDiff | None, int]:
         is_binary,
         tuple(hunk for hunk, _, _ in hunks),
         start + 1,
+        content,
+        header.old_id,
+        header.new_id,
     )
     return diff, at
 
@@ -322,8 +416,7 @@ def _read_header_line(reader: _Reader, at: int, header: _Header, default: bytes 
         case _ if keyword.startswith((b"copy ", b"rename ")):
             _take_move(header, keyword, _moved_name(rest, reader.strip))
         case b"index ":
-            mode = _index_mode(rest)
-            header.old_mode = header.old_mode if mode is None else _mode(mode, at)
+            _take_ids(header, rest, at)
         case b"similarity index " | b"dissimilarity index ":
             pass
         case _:
@@ -353,13 +446,15 @@ def _split_keyword(line: bytes) -> tuple[bytes, bytes]:
     return (match[0], line[match.end() :]) if match else (b"", line)
 
 
-def _index_mode(rest: bytes) -> bytes | None:
-    """Return the mode at the end of `index <old>..<new> <mode>`, or None without one."""
+def _take_ids(header: _Header, rest: bytes, at: int) -> None:
+    """Take what `index <old>..<new> <mode>` says; the mode may be missing."""
     old, dots, new = rest.partition(b"..")
-    if not dots or b"." in old or len(old) > 40:
-        return None
-    oid, space, mode = new.partition(b" ")
-    return mode if space and len(oid) <= 40 else None
+    new_id, space, mode = new.partition(b" ")
+    if not dots or b"." in old or len(old) > 40 or len(new_id) > 40:
+        return
+    header.old_id, header.new_id = old, new_id
+    if space:
+        header.old_mode = _mode(mode, at)
 
 
 def _mode(text: bytes, at: int) -> int:
@@ -527,7 +622,7 @@ def _read_hunks(reader: _Reader, at: int) -> tuple[list[_HunkRead], int]:
         hunks.append(hunk)
     if hunks and _is_leftover(reader.lines, at):
         message = "the hunk before this line has more lines than its `@@` line says"
-        raise _Malformed(at, message, _COUNT_HINT)
+        reader.doubts.append(_finding(_Malformed(at, message, _COUNT_HINT), reader.lines))
     return hunks, at
 
 
@@ -643,17 +738,20 @@ def _settle_kind(header: _Header, hunks: list[_HunkRead], at: int, end: int) -> 
         raise _Malformed(at, "the deleted file still has contents", resume=end)
 
 
-def _skip_binary(reader: _Reader, at: int) -> int:
-    """Return the line after a binary part that starts at `at`, or `at` if there is none."""
+def _read_binary(reader: _Reader, at: int) -> tuple[bool, BinaryHunk | None, int]:
+    """Return whether a binary part starts at `at`, its content, and the line after it."""
     lines = reader.lines
-    if at >= len(lines):
-        return at
-    if lines[at] == b"GIT binary patch" and reader.has_newline(at):
-        end = at + 1
-        while end < len(lines) and lines[end].startswith((b"literal ", b"delta ")):
-            while end < len(lines) and lines[end]:
-                end += 1
-            end += 1
-        return min(end, len(lines))
-    is_named = lines[at].startswith((b"Binary files ", b"Files "))
-    return at + 1 if is_named and lines[at].endswith(b" differ") else at
+    if at < len(lines) and lines[at] == b"GIT binary patch" and reader.has_newline(at):
+        try:
+            forward = binary.read_hunk(lines, at + 1)
+            if forward is None:
+                raise _Malformed(at, "the binary part is neither `literal` nor `delta`")
+            reader.inflated = binary.check(forward[0], reader.inflated)
+            if backward := binary.read_hunk(lines, forward[1]):
+                reader.inflated = binary.check(backward[0], reader.inflated)
+        except binary.BadBinary as error:
+            raise _Malformed(at, str(error)) from error
+        return True, forward[0], (backward or forward)[1]
+    is_named = at < len(lines) and lines[at].startswith((b"Binary files ", b"Files "))
+    is_named = is_named and lines[at].endswith(b" differ") and reader.has_newline(at)
+    return is_named, None, at + is_named
