@@ -258,7 +258,6 @@ class _Run:
         return *judge(results), results
 
     def _open(self) -> contextlib.AbstractContextManager[Sandbox]:
-        store.tidy(self._store)
         tree.write_tree(self._store, self._candidate)
         commit = store.commit_candidate(self._store, self._candidate.base, self._candidate.id)
         return open_sandbox(

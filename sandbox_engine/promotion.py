@@ -14,6 +14,7 @@ for then all had been done.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -45,7 +46,11 @@ _WRITING_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Journal:
-    """What is being written: the files of `work_tree` from the commit `old` to `new`."""
+    """What is being done: `reference`, and with it the files of `work_tree`, go to `new`.
+
+    `is_writing` says that files may have been written; before, only locks may have been left.
+    `work_tree` is "" where the branch is not checked out.
+    """
 
     reference: str
     old: str
@@ -53,6 +58,7 @@ class _Journal:
     work_tree: str
     git_dir: str
     started_s: float
+    is_writing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ def promote(kept: Store, verdict: Verdict, branch: str, making: Making) -> Commi
         place = worktrees.find_place(kept, reference, held)
         if place.is_checked_out:
             worktrees.refuse_unfinished(place, reference)
-            worktrees.refuse_local_changes(place, verdict.base, tree)
+            worktrees.refuse_local_changes(place, verdict.base, tree, _spare_index(kept))
         commit = _commit(kept, place, verdict.base, tree, making)
         _land(kept, place, reference, verdict.base, commit)
     if making.hooks:
@@ -259,6 +265,9 @@ def _bring_objects(kept: Store, place: Place, base: CommitId, tree: TreeId) -> N
 
 
 def _land(kept: Store, place: Place, reference: str, old: CommitId, new: CommitId) -> None:
+    top = str(place.top) if place.is_checked_out else ""
+    journal = _Journal(reference, old, new, top, str(place.git_dir), time.time())
+    _write_journal(kept, journal)
     update = git.prepared_update(
         place.git_dir,
         reference,
@@ -270,9 +279,6 @@ def _land(kept: Store, place: Place, reference: str, old: CommitId, new: CommitI
     try:
         with update:
             if place.is_checked_out:
-                journal = _Journal(
-                    reference, old, new, str(place.top), str(place.git_dir), time.time()
-                )
                 _write_files(kept, place, journal)
     except GitError as error:
         if "but expected" in error.stderr or "cannot lock ref" in error.stderr:
@@ -287,18 +293,28 @@ def _land(kept: Store, place: Place, reference: str, old: CommitId, new: CommitI
 
 
 def _write_files(kept: Store, place: Place, journal: _Journal) -> None:
-    """Write the files of the new commit; while that lasts, the journal is there."""
-    worktrees.refuse_local_changes(place, journal.old, journal.new)
-    path = _journal_path(kept)
-    disk.write_whole(path, json.dumps(asdict(journal)).encode(), durable=True)
+    """Write the files of the new commit; the journal says so while that lasts."""
+    worktrees.refresh(place)
+    worktrees.refuse_local_changes(place, journal.old, journal.new, _spare_index(kept))
+    _write_journal(kept, dataclasses.replace(journal, is_writing=True))
     try:
         place.git("read-tree", "-m", "-u", journal.old, journal.new)
     except GitError as error:
         refusal = worktrees.local_changes(error)
         if isinstance(refusal, LocalChangesError):
             # It looks at everything before it writes anything.
-            path.unlink()
+            _write_journal(kept, journal)
         raise refusal from error
+
+
+def _spare_index(kept: Store) -> Path:
+    """Where a copy of the user's index is looked at: a kill must leave no lock on theirs."""
+    return kept.folder / "promotion.index"
+
+
+def _write_journal(kept: Store, journal: _Journal) -> None:
+    content = json.dumps(asdict(journal)).encode()
+    disk.write_whole(_journal_path(kept), content, durable=True)
 
 
 def _journal_path(kept: Store) -> Path:
@@ -328,16 +344,17 @@ def _recover(kept: Store, held: int) -> None:
         return
     top, git_dir = Path(journal.work_tree), Path(journal.git_dir)
     _remove_lock(kept.repository.common_dir / f"{journal.reference}.lock", journal)
-    if _tip(kept, journal.reference) == journal.old and top.is_dir() and git_dir.is_dir():
-        objects = kept.git_dir / "objects"
-        _undo(Place(git_dir, top, objects, held, is_checked_out=True), journal)
+    if journal.work_tree and top.is_dir() and git_dir.is_dir():
+        _remove_lock(git_dir / "HEAD.lock", journal)
+        _remove_lock(git_dir / "index.lock", journal)
+        if journal.is_writing and _tip(kept, journal.reference) == journal.old:
+            objects = kept.git_dir / "objects"
+            _undo(Place(git_dir, top, objects, held, is_checked_out=True), journal)
     path.unlink()
 
 
 def _undo(place: Place, journal: _Journal) -> None:
     """Put back every file that the promotion had written, and none that the user has since."""
-    assert place.top is not None
-    _remove_lock(place.git_dir / "index.lock", journal)
     staged = _staged(place)
     for change in worktrees.changes(place, journal.old, journal.new):
         if staged.get(change.path) in (change.old, change.new):

@@ -262,9 +262,18 @@ def _is_stranger(name: str, real: str, session: Session) -> bool:
             return True
     first = name.partition(".")[0]
     if first in session.first_party:
-        return True
+        return _is_at_its_place(name, real)
     is_standard = first in sys.stdlib_module_names or first in PYTEST_NEEDS
     return not is_standard and first in session.near and session.is_copy(name, Path(real))
+
+
+def _is_at_its_place(name: str, real: str) -> bool:
+    """Tell whether a file has its module's name; `requests.packages.idna` is only `idna` again."""
+    path = Path(real)
+    place = path.parent if path.stem == "__init__" else path.with_suffix("")
+    # An extension module has more than one suffix: `fast.cpython-311-x86_64-linux-gnu.so`.
+    tail = [*place.parts[:-1], place.name.partition(".")[0]]
+    return tail[-len(name.split(".")) :] == name.split(".")
 
 
 def _not_the_patched_code(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import secrets
 import stat
 import tempfile
@@ -25,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_engine import carry, disk, git, lock, process
+from sandbox_engine import store as store_module
 from sandbox_engine.carry import Carried
 from sandbox_engine.errors import GitError, SandboxBusyError
 from sandbox_engine.process import Completed, Limits
-from sandbox_engine.store import Store
+from sandbox_engine.store import SCRATCH, Store
 from sandbox_engine.verdict import CommitId
 
 ISOLATION = "none"
@@ -37,7 +37,6 @@ ISOLATION = "none"
 _POLL_S = 0.05
 _ALLOWED = ("PATH", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "SHELL")
 _ADMIN = frozenset({"HEAD", "commondir", "gitdir", "index", "locked"})
-_SCRATCH = re.compile(r"se-[0-9a-f]{12}")
 _GIT_CONFIG = b"[user]\n\tname = sandbox\n\temail = sandbox@localhost\n"
 
 
@@ -176,6 +175,8 @@ def open_sandbox(
     """
     with _leased(store, slots, wait_s) as (slot, lease):
         _recover(slot)
+        _recover_others(slot)
+        store_module.tidy(store, slot.folder / "lock")
         _write_state(slot, "moving")
         _fill(slot, commit, carried, lease)
         with _scratch(slot) as scratch:
@@ -188,6 +189,19 @@ def open_sandbox(
             }
             yield Sandbox(slot.root, slot, commit, carried, {**variables, **private}, lease)
         _write_state(slot, "released")
+
+
+def _recover_others(slot: _Slot) -> None:
+    """Clear away what was killed in slots that nobody has leased since."""
+    for path in slot.store.slots.glob("*.state/state"):
+        other = _Slot(slot.store, int(path.parent.stem))
+        if other == slot or _state(other) == "released":
+            continue
+        lease = lock.try_lock(other.folder / "lock")
+        if lease is not None:
+            _recover(other)
+            _write_state(other, "released")
+            os.close(lease)
 
 
 def _fill(slot: _Slot, commit: CommitId, carried: Carried, lease: int) -> None:
@@ -357,7 +371,7 @@ def _remove_scratch(slot: _Slot) -> None:
         folder = named.read_text()
     except FileNotFoundError:
         return
-    if _SCRATCH.fullmatch(os.path.basename(folder)):
+    if SCRATCH.fullmatch(os.path.basename(folder)):
         disk.remove_tree(Path(folder))
         disk.remove_tree(_compiled(slot.store, Path(folder)))
     named.unlink()

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,9 @@ _CONFIG = b"""\
 [gc]
 \tauto = 0
 """
+SCRATCH = re.compile(r"se-[0-9a-f]{12}")
+"""Names of the folders that runs get in the temporary folder."""
+
 _COMPILED = "compiled"
 _ATTRIBUTES = b"* -filter\n"
 _CACHEDIR_TAG = (
@@ -151,19 +155,22 @@ def _settle(store: Store) -> None:
         (store.git_dir / "shallow").unlink(missing_ok=True)
 
 
-def tidy(store: Store) -> None:
-    """Make the store fit for the next run, in a few `stat` calls when it is already.
+def tidy(store: Store, slot_lock: Path) -> None:
+    """Make the store fit for the next run in the slot of `slot_lock`, which is leased.
 
     The user's tags are mirrored, and settings, hooks and references that a run made are undone:
-    worktrees share them, so a test that makes a branch would meet it again.
+    worktrees share them, so a test that makes a branch would meet it again. It costs a few
+    `stat` calls when there is nothing to do.
     """
-    with store.locked("store"):
+    with store.locked("store") as held:
+        # Git inherits the lock that we hold, so this one is of a git that was killed.
+        (store.git_dir / "packed-refs.lock").unlink(missing_ok=True)
         _settle(store)
-        if not _is_running(store):
+        if not _is_running(store, but=slot_lock):
             disk.remove_tree(store.git_dir / "hooks")
             _drop_foreign_worktrees(store)
-            _drop_foreign_references(store)
-        _mirror_tags(store)
+            _drop_foreign_references(store, held)
+        _mirror_tags(store, held)
 
 
 def _has_packed_heads(store: Store) -> bool:
@@ -175,9 +182,11 @@ def _has_packed_heads(store: Store) -> bool:
     return any(b" refs/" in line and b" refs/tags/" not in line for line in lines)
 
 
-def _is_running(store: Store) -> bool:
-    """Tell whether a slot is leased; what its `state` says may be left from a run long gone."""
+def _is_running(store: Store, but: Path) -> bool:
+    """Tell whether another slot is leased; its `state` may be left from a run long gone."""
     for path in store.slots.glob("*.state/lock"):
+        if path == but:
+            continue
         descriptor = lock.try_lock(path)
         if descriptor is None:
             return True
@@ -192,7 +201,7 @@ def _drop_foreign_worktrees(store: Store) -> None:
                 disk.remove_tree(store.git_dir / "worktrees" / name)
 
 
-def _drop_foreign_references(store: Store) -> None:
+def _drop_foreign_references(store: Store, held: int) -> None:
     loose = set(os.listdir(store.git_dir / "refs")) | {
         f"heads/{name}" for name in os.listdir(store.git_dir / "refs" / "heads")
     }
@@ -202,10 +211,10 @@ def _drop_foreign_references(store: Store) -> None:
     ours = (b"refs/heads/candidate/", b"refs/tags/", b"refs/passed/")
     names = [name for name in output.splitlines() if not name.startswith(ours)]
     lines = b"".join(b"delete %s\n" % name for name in names)
-    git.run_store_git(store.git_dir, ["update-ref", "--stdin"], input=lines)
+    git.run_store_git(store.git_dir, ["update-ref", "--stdin"], input=lines, keep_fds=(held,))
 
 
-def _mirror_tags(store: Store) -> None:
+def _mirror_tags(store: Store, held: int) -> None:
     seen = store.folder / "tags"
     # Mirrored tags are packed, so a loose one was made by a run.
     is_touched = any(_loose_tags(store.git_dir / "refs" / "tags"))
@@ -222,8 +231,9 @@ def _mirror_tags(store: Store) -> None:
         [b"delete %s\n" % name for name in present.keys() - wanted.keys()],
         [b"update %s %s\n" % item for item in wanted.items() if present.get(item[0]) != item[1]],
     ):
-        git.run_store_git(store.git_dir, ["update-ref", "--stdin"], input=b"".join(lines))
-    git.run_store_git(store.git_dir, ["pack-refs"])
+        text = b"".join(lines)
+        git.run_store_git(store.git_dir, ["update-ref", "--stdin"], input=text, keep_fds=(held,))
+    git.run_store_git(store.git_dir, ["pack-refs"], keep_fds=(held,))
     disk.write_if_changed(seen, signature.encode())
 
 
@@ -319,8 +329,17 @@ def clear(home: Path | None = None, *, repository: git.Repository | None = None)
     for folder in stores:
         if folder.is_dir():
             with _unused(folder):
+                _remove_scratch(folder)
                 freed += _remove(folder) + _remove(Path(f"{home / _COMPILED}{folder}"))
     return freed if repository else freed + _remove(home / _COMPILED)
+
+
+def _remove_scratch(folder: Path) -> None:
+    """Remove what killed runs left in the temporary folder; only the store knows its names."""
+    for named in folder.glob("slots/*.state/scratch"):
+        scratch = Path(named.read_text())
+        if SCRATCH.fullmatch(scratch.name):
+            disk.remove_tree(scratch)
 
 
 def _remove(folder: Path) -> int:

@@ -8,6 +8,7 @@ folder as the main work tree, and files written there would be hooks.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,36 +156,43 @@ def _under_way(what: str, name: str, where: Path) -> PromotionError:
 
 
 def refuse_unfinished(place: Place, reference: str) -> None:
-    """Raise PromotionError when a merge or the like is under way in `place`."""
+    """Raise PromotionError when a merge or the like, or another git, is at work in `place`."""
+    if (lock := place.git_dir / "index.lock").exists():
+        raise in_use(lock)
     for name, what in _UNDER_WAY.items():
         if (place.git_dir / name).exists():
             raise _under_way(what, reference.removeprefix("refs/heads/"), place.git_dir)
 
 
-def refuse_local_changes(place: Place, old: str, new: str) -> None:
-    """Raise LocalChangesError when a file that the change touches is not as it is in the base."""
-    refresh(place)
+def refuse_local_changes(place: Place, old: str, new: str, spare: Path) -> None:
+    """Raise LocalChangesError when a file that the change touches is not as it is in the base.
+
+    What is asked of the index is asked of a copy at `spare`.
+    """
+    spare.with_name(f"{spare.name}.lock").unlink(missing_ok=True)
+    shutil.copyfile(place.git_dir / "index", spare)
+    refresh(place, spare)
     try:
-        place.git("read-tree", "-m", "-u", "-n", old, new)
+        place.git("read-tree", "-m", "-u", "-n", old, new, index=spare)
     except GitError as error:
         raise local_changes(error) from error
-    _refuse_removed(place, old, new)
+    _refuse_removed(place, old, new, spare)
     _refuse_untracked(place, old, new)
 
 
-def _refuse_removed(place: Place, old: str, new: str) -> None:
+def _refuse_removed(place: Place, old: str, new: str, index: Path) -> None:
     """Refuse to bring back a file that the user has removed, which git takes for unchanged."""
-    output = place.git("diff-files", "--name-only", "--diff-filter=D", "-z")
+    output = place.git("diff-files", "--name-only", "--diff-filter=D", "-z", index=index)
     removed = set(output.split(b"\0"))
     for change in changes(place, old, new):
         if change.new is not None and change.path in removed:
             raise _edited(f"`{os.fsdecode(change.path)}` was removed")
 
 
-def refresh(place: Place) -> None:
+def refresh(place: Place, index: Path | None = None) -> None:
     """Let the index know the files' present times; exit code 1 only says that some differ."""
     try:
-        place.git("update-index", "-q", "--refresh")
+        place.git("update-index", "-q", "--refresh", index=index)
     except GitError as error:
         lock = place.git_dir / "index.lock"
         if lock.exists():

@@ -361,3 +361,12 @@ def test_tags_are_part_of_what_is_known(project: GitBox) -> None:
     assert "v1/a" in engine.validate(edit).steps[0].output
     (project.top / ".git" / "refs" / "tags" / "broken").write_text("1" * 40 + "\n")
     assert engine.validate(edit).outcome is Outcome.PASSED
+
+
+def test_another_name_of_a_foreign_module_is_not_blamed(box: GitBox) -> None:
+    """`requests.packages` does this for the libraries that it once brought along."""
+    package(box, "src", editable="path")
+    alias = "import sys\nimport iniconfig\n\nsys.modules['thing.vendored'] = iniconfig\n"
+    box.commit({"src/thing/__init__.py": alias + "\n\ndef answer():\n    return 42\n"})
+    verdict = Engine(box.top).validate(BREAKING.replace("{root}", "src"))
+    assert verdict.outcome is Outcome.FAILED, verdict

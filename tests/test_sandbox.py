@@ -74,7 +74,7 @@ def test_whatever_a_run_leaves_is_gone_in_the_next(project: GitBox, kept: Store)
     first = project.head
     second = project.commit({"calc.py": "other = 1\n", "added/new.py": "y = 1\n"})
     for commit in (first, second, first, second):
-        store.tidy(kept)
+        store.tidy(kept, Path())
         with leased(kept, commit) as sandbox:
             assert contents(sandbox.root) == project.files(commit)
             assert sandbox.run(["git", "status", "--porcelain"], LIMITS).stdout == b""
@@ -137,7 +137,7 @@ def test_the_run_sees_a_short_environment_and_history(
     project: GitBox, kept: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.git("tag", "v7")
-    store.tidy(kept)
+    store.tidy(kept, Path())
     monkeypatch.setenv("SECRET_TOKEN", "hidden")
     monkeypatch.setenv("GIT_INDEX_FILE", "/nowhere")
     with leased(kept, project.head) as sandbox:
