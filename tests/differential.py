@@ -42,6 +42,7 @@ STRICTER = {
     "file-exists": "a file created, copied or renamed over one that is there",
     "hunk-not-found": "context without newline that would eat the file's newline",
     "path-conflict": "a file changed and then renamed in one patch, or below a file",
+    "forbidden-path": "a name with a control byte",
     "wrong-type": "a kind of file that is none",
     "removal-incomplete": "a deletion that leaves lines",
 }

@@ -9,7 +9,8 @@ import pytest
 
 from sandbox_engine.patch import FORMATS, File, apply_patch, parse_patch
 
-PAGE = (Path(__file__).parent.parent / "docs" / "patches.md").read_text()
+TEXT = (Path(__file__).parent.parent / "docs" / "patches.md").read_text()
+PAGE = TEXT.partition("\n## Formats\n")[2].partition("\n## ")[0]
 EXAMPLE = re.compile(r"^### `([a-z-]+)`$(?:(?!^### ).)*?^~~~~~text\n(.*?)^~~~~~$", re.M | re.S)
 EXAMPLES = dict(EXAMPLE.findall(PAGE))
 BEFORE = b'def greet(name):\n    return "Hello " + name\n'

@@ -309,6 +309,11 @@ STRICTER: dict[str, tuple[Tree, bytes, str]] = {
         CONTEXT_AT_END,
         "hunk-not-found",
     ),
+    "git lets it eat the newline, its own last one missing": (
+        {b"f": text(b"a\nb\n")},
+        CONTEXT_AT_END[:-1],
+        "hunk-not-found",
+    ),
     "git creates a file anew": ({}, NEW + NEW.replace(b"+x", b"+y"), "file-exists"),
     "git touches what steers it": ({}, new_at(b"d/.gitattributes"), "gitattributes-refused"),
     "git adds submodules": ({}, new_at(b".gitmodules"), "gitmodules-refused"),

@@ -125,7 +125,7 @@ def replace_block(content: bytes, edit: ReplaceBlock | DeleteBlock, search: Sear
     if places.block != edit.block:
         rung = Rung.WHITESPACE
     if rung is not Rung.EXACT and search.match is Match.EXACT:
-        raise _inexact(edit, rung, line, places.block, text, search)
+        raise _inexact(content, edit, rung, line, places.block, text, search)
     return Edited(_bounded(content[:at] + text + content[end:]), line, rung)
 
 
@@ -184,7 +184,8 @@ def _replace_lines(
     count = len(old)
     if search.match is Match.EXACT:
         found = b"".join(index.lines[place.at : place.at + count])
-        raise _inexact(edit, place.rung, place.at + 1, found, b"".join(result), search)
+        text = b"".join(result)
+        raise _inexact(content, edit, place.rung, place.at + 1, found, text, search)
     lines = [*index.lines[: place.at], *result, *index.lines[place.at + count :]]
     return Edited(_bounded(b"".join(lines)), place.at + 1, place.rung)
 
@@ -229,6 +230,7 @@ def _ambiguous_lines(block: bytes, places: Sequence[Place]) -> EditRefused:
 
 
 def _inexact(
+    content: bytes,
     edit: ReplaceBlock | DeleteBlock,
     rung: Rung,
     line: int,
@@ -245,8 +247,23 @@ def _inexact(
         source=first_line(edit.block),
         hint="send the corrected edit, or allow more than exact matches",
         nearest=nearest(matching.split_lines(found), matching.split_lines(edit.block), line),
-        corrected=correct.block(search.format, edit.path, found, new, line),
+        corrected=_corrected(content, edit, found, new, line, search),
     )
+
+
+def _corrected(
+    content: bytes,
+    edit: ReplaceBlock | DeleteBlock,
+    found: bytes,
+    new: bytes | None,
+    line: int,
+    search: Search,
+) -> str | None:
+    """Return the edit that seeks `found` on `line` instead, unless that is not clear either."""
+    offsets = matching.find_block(content, found, line).offsets
+    if len(offsets) != 1 or matching.line_of(content, offsets[0]) != line:
+        return None
+    return correct.block(search.format, edit.path, found, new, line)
 
 
 def _not_found(
@@ -263,9 +280,8 @@ def _not_found(
         found = index.lines[at : at + len(old)]
         if guess := transplant(found, old, new):
             text = b"".join(guess) if isinstance(edit, ReplaceBlock) else None
-            corrected = correct.block(
-                search.format, edit.path, b"".join(found), text, near.first_line
-            )
+            content, block = b"".join(index.lines), b"".join(found)
+            corrected = _corrected(content, edit, block, text, near.first_line, search)
     return EditRefused(
         EditStatus.NOT_FOUND,
         "block-not-found",

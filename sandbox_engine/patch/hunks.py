@@ -91,7 +91,7 @@ def _down_the_rungs(hunks: tuple[Hunk, ...], content: bytes, search: Search) -> 
     done = 0
     for number, hunk in enumerate(hunks, 1):
         place, new = _place(hunk, number, len(hunks), index, search)
-        rungs.append(place.rung)
+        rungs += [] if place.is_done else [place.rung]
         if place.is_done:
             done += 1
             new = tuple(index.lines[place.at : place.at + len(hunk.new)])
@@ -148,7 +148,7 @@ def _stated_in(hunk: Hunk, index: LineIndex) -> int | None:
 
 def _eats_newline(hunk: Hunk, place: Place, index: LineIndex) -> bool:
     """Return whether git would take a line without newline for one with, and lose the newline."""
-    if not hunk.trailing or hunk.old[-1].endswith(b"\n") or hunk.is_loose:
+    if not hunk.trailing or hunk.old[-1].endswith(b"\n"):
         return False
     return index.lines[place.at + len(hunk.old) - 1] != hunk.old[-1]
 

@@ -47,7 +47,7 @@ def make_sections(content: bytes, edit: SectionedUpdate, search: Search) -> Made
         if section.patch_line:
             title += f" (line {section.patch_line} of the patch)"
         at, count, new, place = _make(section, title, index, cursor, newline, search, edit)
-        rungs.append(place.rung)
+        rungs += [] if place.is_done else [place.rung]
         done += place.is_done
         if place.is_done or place.rung is not Rung.EXACT:
             how = "already applied" if place.is_done else f"by `{place.rung}`"
