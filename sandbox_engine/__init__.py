@@ -25,14 +25,25 @@ from sandbox_engine.errors import (
     UsageError,
 )
 from sandbox_engine.recipe import Recipe, Step, StepKind
-from sandbox_engine.verdict import Finding, Outcome, StepResult, TestOutcome, TestRecord, Verdict
+from sandbox_engine.verdict import (
+    Author,
+    EditRecord,
+    Finding,
+    Outcome,
+    StepResult,
+    TestOutcome,
+    TestRecord,
+    Verdict,
+)
 from sandbox_engine.version import VERSION as __version__
 
 __all__ = [
+    "Author",
     "CommandMissingError",
     "Config",
     "ConfigError",
     "DiskFullError",
+    "EditRecord",
     "Engine",
     "Finding",
     "GitError",

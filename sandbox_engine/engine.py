@@ -32,7 +32,7 @@ from sandbox_engine.recipe import Recipe
 from sandbox_engine.sandbox import ISOLATION, Sandbox, allowed_variables, open_sandbox
 from sandbox_engine.steps import RUNNING, Bench, run_steps
 from sandbox_engine.tree import CandidateTree, build_tree
-from sandbox_engine.verdict import CommitId, Finding, Outcome, StepResult, Verdict, judge
+from sandbox_engine.verdict import Author, CommitId, Finding, Outcome, StepResult, Verdict, judge
 from sandbox_engine.version import VERSION
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Engine:
             verdict = _rejected(blank, error.findings, error.problem, error.remedy)
         else:
             verdict = self._judge(candidate, recipe, edits.summary, use_cache=use_cache)
+            verdict = dataclasses.replace(verdict, author=_author_of(edits))
         return dataclasses.replace(
             verdict, engine_version=VERSION, elapsed_s=round(time.monotonic() - started, 6)
         )
@@ -171,7 +172,9 @@ class Engine:
         (`sign`: None means as configured) are honoured. After any error nothing has moved.
         """
         text = next(filter(str.strip, (message or "", verdict.summary)), "Apply a validated patch")
-        making = promotion.Making(text, lambda: self._lease(verdict), hooks=hooks, sign=sign)
+        making = promotion.Making(
+            text, lambda: self._lease(verdict), verdict.author, hooks=hooks, sign=sign
+        )
         return promotion.promote(self.store, verdict, branch, making)
 
     def _lease(self, verdict: Verdict) -> contextlib.AbstractContextManager[Sandbox]:
@@ -324,6 +327,14 @@ def _edits_of(patch: str | bytes | Path, format: str | None) -> Patch:
         )
     folder = read_folder(patch)
     return patch_from_files(folder.files, frozenset(folder.executable))
+
+
+def _author_of(edits: Patch) -> Author | None:
+    """Return who wrote the mails of a patch, at the time of the last; None where they differ."""
+    authors = {(note.author_name, note.author_email) for note in edits.commits}
+    if len(authors) != 1:
+        return None
+    return Author(*authors.pop(), edits.commits[-1].date)
 
 
 def _match_of(name: str) -> Match:

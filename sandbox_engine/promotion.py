@@ -35,7 +35,7 @@ from sandbox_engine.errors import (
 )
 from sandbox_engine.sandbox import Sandbox
 from sandbox_engine.store import Store
-from sandbox_engine.verdict import CommitId, Outcome, TreeId, Verdict
+from sandbox_engine.verdict import Author, CommitId, Outcome, TreeId, Verdict
 from sandbox_engine.worktrees import Change, Place
 
 _HOOK_S = 600.0
@@ -63,10 +63,14 @@ class _Journal:
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """How the commit is made: `sandbox` leases one that holds the judged tree, for the hooks."""
+    """How the commit is made: `sandbox` leases one that holds the judged tree, for the hooks.
+
+    `author` is who wrote the patch, None for the user.
+    """
 
     message: str
     sandbox: Callable[[], AbstractContextManager[Sandbox]]
+    author: Author | None = None
     hooks: bool = True
     sign: bool | None = None
 
@@ -162,12 +166,20 @@ def _commit(kept: Store, place: Place, base: CommitId, tree: TreeId, making: Mak
         _bring_objects(kept, place, base, tree)
         sign = _wants_signature(place) if making.sign is None else making.sign
         flags = ["-S"] if sign else ["--no-gpg-sign"]
-        made = place.git("commit-tree", *flags, "-p", base, "-F", str(text), tree)
+        arguments = ["commit-tree", *flags, "-p", base, "-F", str(text), tree]
+        made = place.git(*arguments, variables=_authorship(making.author))
     except GitError as error:
         raise _unmade(error) from error
     finally:
         disk.remove_tree(folder)
     return CommitId(made.decode().strip())
+
+
+def _authorship(author: Author | None) -> dict[str, str]:
+    if author is None:
+        return {}
+    fields = {"NAME": author.name, "EMAIL": author.email, "DATE": author.date}
+    return {f"GIT_AUTHOR_{key}": value for key, value in fields.items() if value}
 
 
 def _wants_signature(place: Place) -> bool:

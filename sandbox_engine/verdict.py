@@ -84,6 +84,15 @@ class EditRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Author:
+    """Who made a patch that came as mail; `date` is ISO 8601, "" where the mail has none."""
+
+    name: str
+    email: str
+    date: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TestRecord:
     """One test as the session in the sandbox reported it; `message` is its assertion text."""
 
@@ -140,6 +149,7 @@ class Verdict:
     edits: tuple[EditRecord, ...] = ()
     changed_paths: tuple[str, ...] = ()
     summary: str = ""
+    author: Author | None = None
     isolation: str = "none"
     environment: str = ""
     engine_version: str = ""
@@ -173,6 +183,8 @@ class Verdict:
             fields["outcome"] = Outcome(fields["outcome"])
             fields["findings"] = _findings(fields["findings"])
             fields["edits"] = tuple(EditRecord(**edit) for edit in fields.get("edits", ()))
+            author = fields.get("author")
+            fields["author"] = None if author is None else Author(**author)
             fields["steps"] = tuple(_step(step) for step in fields["steps"])
             fields["changed_paths"] = tuple(fields["changed_paths"])
             return cls(**fields)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +47,20 @@ class Place:
         quoted = str(self.store_objects).replace("\\", "\\\\").replace('"', '\\"')
         return git.plain_environment(GIT_ALTERNATE_OBJECT_DIRECTORIES=f'"{quoted}"', **extra)
 
-    def git(self, *arguments: str, index: Path | None = None, input: bytes = b"") -> bytes:
+    def git(
+        self,
+        *arguments: str,
+        index: Path | None = None,
+        input: bytes = b"",
+        variables: Mapping[str, str] | None = None,
+    ) -> bytes:
         where = [f"--git-dir={self.git_dir}"]
         if self.top is not None:
             where.append(f"--work-tree={self.top}")
         return git.run_git(
             [*where, *arguments],
             cwd=self.top or self.git_dir,
-            env=self.environment(index),
+            env={**self.environment(index), **(variables or {})},
             input=input,
             keep_fds=(self.lock,),
         )

@@ -449,3 +449,25 @@ def _children(pid: int) -> list[int]:
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def test_a_mail_lands_as_git_am_would_make_it(
+    project: GitBox, engine: Engine, tmp_path: Path
+) -> None:
+    base = project.head
+    project.write({"calc.py": "def add(a, b):\n    return b + a\n"})
+    project.git(
+        "-c", "user.name=Grace Höpper", "-c", "user.email=grace@example.org",
+        "commit", "-q", "-a", "-m", "Swap the operands\n\nThey commute.",
+        "--date=2025-03-04T05:06:07+0200",
+    )  # fmt: skip
+    mail = project.git("format-patch", "--stdout", "-1")
+    wanted = project.git("log", "-1", "--format=%an|%ae|%aI|%B")
+    tree = project.git("rev-parse", "HEAD^{tree}")
+    project.git("reset", "-q", "--hard", base)
+    verdict = engine.validate(mail + "\n", strategy="SYNTAX_ONLY")
+    engine.promote(verdict, branch="main")
+    assert project.git("log", "-1", "--format=%an|%ae|%aI|%B") == wanted
+    assert project.git("log", "-1", "--format=%cn") == "Ada"
+    assert project.git("rev-parse", "HEAD^{tree}") == tree
+    assert Verdict.from_json(verdict.to_json()) == verdict
