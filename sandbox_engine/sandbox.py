@@ -1,7 +1,9 @@
 """Sandboxes: a leased directory that holds exactly one tree, and the only way to run code in it.
 
-Slots are real git worktrees of the store that are used again and again: moving one from the tree
-it holds to the one wanted costs a fraction of making it (docs/adr/0002-reused-slots.md). A slot
+Slots are real git worktrees that are used again and again: moving one from the tree it holds to
+the one wanted costs a fraction of making it (docs/adr/0002-reused-slots.md). Each has a repository
+of its own that borrows the store's objects, so that no run sees what another does to references,
+configuration or hooks. A slot
 is leased under a lock that its run's processes hold too, so that the next lease never meets
 them. Its `state` file says `moving` or `running` while it cannot be trusted, so that a kill at any
 moment is seen and mended by the next lease.
@@ -19,7 +21,7 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,9 @@ ISOLATION = "none"
 
 _POLL_S = 0.05
 _ALLOWED = ("PATH", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "SHELL")
+_GIT_DIR = frozenset(
+    {"HEAD", "config", "info", "objects", "refs", "packed-refs", "worktrees", "shallow"}
+)
 _ADMIN = frozenset({"HEAD", "commondir", "gitdir", "index", "locked"})
 _GIT_CONFIG = b"[user]\n\tname = sandbox\n\temail = sandbox@localhost\n"
 
@@ -57,8 +62,13 @@ class _Slot:
         return self.store.slots / f"{self.number}.state"
 
     @property
+    def git_dir(self) -> Path:
+        """The repository of the worktree, the slot's own: runs do not share references."""
+        return self.folder / "git"
+
+    @property
     def admin(self) -> Path:
-        return self.store.git_dir / "worktrees" / str(self.number)
+        return self.git_dir / "worktrees" / str(self.number)
 
     @property
     def index(self) -> Path:
@@ -176,7 +186,7 @@ def open_sandbox(
     with _leased(store, slots, wait_s) as (slot, lease):
         _recover(slot)
         _recover_others(slot)
-        store_module.tidy(store, slot.folder / "lock")
+        store_module.tidy(store)
         _write_state(slot, "moving")
         _fill(slot, commit, carried, lease)
         with _scratch(slot) as scratch:
@@ -262,7 +272,8 @@ def _recover(slot: _Slot) -> None:
         slot.index.with_name("index.lock"),
         slot.admin / "index.lock",
         slot.admin / "HEAD.lock",
-        slot.store.git_dir / "refs" / "heads" / f"{slot.branch}.lock",
+        slot.git_dir / "refs" / "heads" / f"{slot.branch}.lock",
+        slot.git_dir / "packed-refs.lock",
     ):
         path.unlink(missing_ok=True)
     _remove_scratch(slot)
@@ -297,20 +308,37 @@ def _is_intact(slot: _Slot) -> bool:
 def _rebuild(slot: _Slot, commit: CommitId, lease: int) -> None:
     disk.remove_tree(slot.root)
     slot.index.unlink(missing_ok=True)
-    # `git worktree add` races with itself: 8 % fail eight at a time.
-    with slot.store.locked("worktrees"):
-        disk.remove_tree(slot.admin)
-        git.run_store_git(
-            slot.store.git_dir,
-            ["worktree", "add", "-q", "-f", "--detach", "--no-checkout", str(slot.root), commit],
-            keep_fds=(lease,),
-        )
+    store_module.make_repository(slot.git_dir)
+    _settle(slot)
+    git.run_store_git(
+        slot.git_dir,
+        ["worktree", "add", "-q", "-f", "--detach", "--no-checkout", str(slot.root), commit],
+        keep_fds=(lease,),
+    )
+
+
+def _settle(slot: _Slot) -> None:
+    """Make the slot's repository hold what it must and nothing that a run left in it."""
+    store = slot.store
+    _keep_only(slot.git_dir, _GIT_DIR)
+    _keep_only(slot.git_dir / "objects", {"info"})
+    _keep_only(slot.git_dir / "objects" / "info", {"alternates"})
+    _keep_only(slot.git_dir / "refs", {"heads"})
+    _keep_only(slot.git_dir / "refs" / "heads", {"candidate"})
+    _keep_only(slot.git_dir / "worktrees", {str(slot.number)})
+    _keep_only(slot.admin, _ADMIN)
+    store_module.settle(slot.git_dir, store.git_dir / "objects", store.repository.common_dir)
+    store_module.mirror_file(store.git_dir / "packed-refs", slot.git_dir / "packed-refs")
+
+
+def _keep_only(folder: Path, names: Collection[str]) -> None:
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        if name not in names:
+            disk.remove_tree(folder / name)
 
 
 def _check_out(slot: _Slot, commit: CommitId, lease: int) -> None:
-    for name in os.listdir(slot.admin):
-        if name not in _ADMIN:
-            disk.remove_tree(slot.admin / name)
+    _settle(slot)
     for arguments in (
         ["checkout", "-q", "-f", "-B", slot.branch, commit],
         ["clean", "-q", "-ffdx"],

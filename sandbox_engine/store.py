@@ -130,97 +130,63 @@ def _make_folders(store: Store) -> None:
 
 def _init(store: Store) -> None:
     # A kill in the middle of `git init` leaves a folder without HEAD; it is made again whole.
-    disk.remove_tree(store.git_dir)
+    make_repository(store.git_dir)
+
+
+def make_repository(git_dir: Path) -> None:
+    """Make an empty bare repository at `git_dir`, in the place of whatever is there."""
+    disk.remove_tree(git_dir)
     git.run_git(
-        ["init", "-q", "--bare", "--template=", "--initial-branch=none", store.git_dir],
+        ["init", "-q", "--bare", "--template=", "--initial-branch=none", git_dir],
         env=git.sealed_environment(),
     )
 
 
 def _settle(store: Store) -> None:
-    alternates = os.fsencode(store.repository.objects_dir)
-    info = store.git_dir / "info"
+    settle(store.git_dir, store.repository.objects_dir, store.repository.common_dir)
+
+
+def settle(git_dir: Path, borrowed: Path, common_dir: Path) -> None:
+    """Make the settings of a repository of ours what they must be.
+
+    It borrows the objects in `borrowed`, and is as shallow as the user's repository at
+    `common_dir`.
+    """
+    info = git_dir / "info"
     info.mkdir(exist_ok=True)
     for entry in info.iterdir():
         if entry.name != "attributes":
             disk.remove_tree(entry)
-    (store.git_dir / "objects" / "info").mkdir(exist_ok=True)
-    disk.write_if_changed(store.git_dir / "config", _CONFIG)
+    (git_dir / "objects" / "info").mkdir(exist_ok=True)
+    disk.write_if_changed(git_dir / "config", _CONFIG)
     disk.write_if_changed(info / "attributes", _ATTRIBUTES)
-    disk.write_if_changed(store.git_dir / "objects" / "info" / "alternates", alternates + b"\n")
-    shallow = store.repository.common_dir / "shallow"
-    if shallow.exists():
-        disk.write_if_changed(store.git_dir / "shallow", shallow.read_bytes())
-    else:
-        (store.git_dir / "shallow").unlink(missing_ok=True)
+    alternates = git_dir / "objects" / "info" / "alternates"
+    disk.write_if_changed(alternates, os.fsencode(borrowed) + b"\n")
+    mirror_file(common_dir / "shallow", git_dir / "shallow")
 
 
-def tidy(store: Store, slot_lock: Path) -> None:
-    """Make the store fit for the next run in the slot of `slot_lock`, which is leased.
+def mirror_file(source: Path, target: Path) -> None:
+    """Make `target` hold what `source` holds, or be as absent."""
+    try:
+        disk.write_if_changed(target, source.read_bytes())
+    except FileNotFoundError:
+        target.unlink(missing_ok=True)
 
-    The user's tags are mirrored, and settings, hooks and references that a run made are undone:
-    worktrees share them, so a test that makes a branch would meet it again. It costs a few
-    `stat` calls when there is nothing to do.
-    """
+
+def tidy(store: Store) -> None:
+    """Mirror the user's tags, and mend the settings; a few `stat` calls when all is well."""
     with store.locked("store") as held:
         # Git inherits the lock that we hold, so this one is of a git that was killed.
         (store.git_dir / "packed-refs.lock").unlink(missing_ok=True)
         _settle(store)
-        if not _is_running(store, but=slot_lock):
-            disk.remove_tree(store.git_dir / "hooks")
-            _drop_foreign_worktrees(store)
-            _drop_foreign_references(store, held)
         _mirror_tags(store, held)
-
-
-def _has_packed_heads(store: Store) -> bool:
-    """Tell whether anything but tags is packed; a run that calls `git gc` does that."""
-    try:
-        lines = (store.git_dir / "packed-refs").read_bytes().splitlines()
-    except FileNotFoundError:
-        return False
-    return any(b" refs/" in line and b" refs/tags/" not in line for line in lines)
-
-
-def _is_running(store: Store, but: Path) -> bool:
-    """Tell whether another slot is leased; its `state` may be left from a run long gone."""
-    for path in store.slots.glob("*.state/lock"):
-        if path == but:
-            continue
-        descriptor = lock.try_lock(path)
-        if descriptor is None:
-            return True
-        os.close(descriptor)
-    return False
-
-
-def _drop_foreign_worktrees(store: Store) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(store.git_dir / "worktrees"):
-            if not (store.slots / f"{name}.state").is_dir():
-                disk.remove_tree(store.git_dir / "worktrees" / name)
-
-
-def _drop_foreign_references(store: Store, held: int) -> None:
-    loose = set(os.listdir(store.git_dir / "refs")) | {
-        f"heads/{name}" for name in os.listdir(store.git_dir / "refs" / "heads")
-    }
-    if loose <= {"heads", "tags", "passed", "heads/candidate"} and not _has_packed_heads(store):
-        return
-    output = git.run_store_git(store.git_dir, ["for-each-ref", "--format=%(refname)"])
-    ours = (b"refs/heads/candidate/", b"refs/tags/", b"refs/passed/")
-    names = [name for name in output.splitlines() if not name.startswith(ours)]
-    lines = b"".join(b"delete %s\n" % name for name in names)
-    git.run_store_git(store.git_dir, ["update-ref", "--stdin"], input=lines, keep_fds=(held,))
 
 
 def _mirror_tags(store: Store, held: int) -> None:
     seen = store.folder / "tags"
-    # Mirrored tags are packed, so a loose one was made by a run.
-    is_touched = any(_loose_tags(store.git_dir / "refs" / "tags"))
     signature = tags_signature(store.repository)
     try:
-        if seen.read_text() == signature and not is_touched:
+        if seen.read_text() == signature:
             return
     except FileNotFoundError:
         pass

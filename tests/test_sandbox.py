@@ -63,6 +63,9 @@ echo changed > calc.py; echo new > new.py; mkdir -p a/b; echo x > a/b/ignored.lo
 rm tests/test_calc.py; ln -s /etc tests/link; chmod 000 .gitignore
 git init -q nested; echo x > nested/f
 git update-index --assume-unchanged calc.py; git checkout -q -b elsewhere; git tag made-by-a-test
+git branch packed; git pack-refs --all; git bisect start -q; mkfifo pipe
+git worktree add -q "$TMPDIR/another" HEAD
+python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("app.sock")'
 git config user.name nobody; mkdir -p "$(git rev-parse --git-common-dir)/hooks"
 echo 'exit 1' > "$(git rev-parse --git-common-dir)/hooks/pre-commit"
 mkdir locked; touch locked/f; chmod 500 locked
@@ -74,7 +77,7 @@ def test_whatever_a_run_leaves_is_gone_in_the_next(project: GitBox, kept: Store)
     first = project.head
     second = project.commit({"calc.py": "other = 1\n", "added/new.py": "y = 1\n"})
     for commit in (first, second, first, second):
-        store.tidy(kept, Path())
+        store.tidy(kept)
         with leased(kept, commit) as sandbox:
             assert contents(sandbox.root) == project.files(commit)
             assert sandbox.run(["git", "status", "--porcelain"], LIMITS).stdout == b""
@@ -137,7 +140,7 @@ def test_the_run_sees_a_short_environment_and_history(
     project: GitBox, kept: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.git("tag", "v7")
-    store.tidy(kept, Path())
+    store.tidy(kept)
     monkeypatch.setenv("SECRET_TOKEN", "hidden")
     monkeypatch.setenv("GIT_INDEX_FILE", "/nowhere")
     with leased(kept, project.head) as sandbox:
@@ -160,6 +163,24 @@ def test_slots_are_leased_to_one_at_a_time(project: GitBox, kept: Store) -> None
             pass
     with leased(kept, project.head, slots=2) as again:
         assert again.root == one.root
+
+
+def test_runs_at_the_same_time_do_not_share_references(project: GitBox, kept: Store) -> None:
+    with leased(kept, project.head, slots=2) as one, leased(kept, project.head, slots=2) as two:
+        assert one.run(["git", "branch", "feature"], LIMITS).code == 0
+        assert two.run(["git", "branch", "feature"], LIMITS).code == 0
+        assert one.run(["git", "config", "user.name", "one"], LIMITS).code == 0
+        assert two.run(["git", "config", "user.name"], LIMITS).stdout == b"sandbox\n"
+
+
+def test_submodules_are_empty_in_every_run(project: GitBox, kept: Store) -> None:
+    project.commit({".gitmodules": '[submodule "s"]\n\tpath = s\n\turl = ./x\n'})
+    project.git("update-index", "--add", "--cacheinfo", f"160000,{project.head},s")
+    project.git("commit", "-q", "-m", "submodule")
+    for _ in range(2):
+        with leased(kept, project.head) as sandbox:
+            assert sandbox.run(["ls", "s"], LIMITS).stdout == b""
+            assert sandbox.run(["sh", "-c", "echo left > s/file"], LIMITS).code == 0
 
 
 def test_many_threads_share_few_slots(project: GitBox, kept: Store) -> None:

@@ -46,14 +46,14 @@ def test_settings_that_were_tampered_with_are_restored(project: GitBox, name: st
 def test_tags_follow_the_users(project: GitBox) -> None:
     project.git("tag", "v1")
     kept = opened(project)
-    store.tidy(kept, Path())
+    store.tidy(kept)
     assert store_git(kept, "describe", "--tags", project.head) == "v1"
     project.git("tag", "-d", "v1")
     project.git("tag", "-a", "-m", "two", "v2")
-    store.tidy(kept, Path())
+    store.tidy(kept)
     assert store_git(kept, "tag", "-l") == "v2"
     project.git("pack-refs", "--all")
-    store.tidy(kept, Path())
+    store.tidy(kept)
     assert store_git(kept, "tag", "-l") == "v2"
 
 
