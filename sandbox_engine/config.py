@@ -63,7 +63,7 @@ class Config:
         if name not in known:
             raise UsageError(
                 f"there is no strategy `{name}`",
-                remedy=f"use {_nearest(name, known)}`sandbox-engine strategies` lists them all",
+                remedy=f"{_nearest(name, known)}`sandbox-engine strategies` lists them all",
             )
         return known[name]
 
@@ -156,7 +156,7 @@ def _apply(config: Config, settings: Mapping[str, Any], source: str) -> Config:
         if key not in kinds:
             raise ConfigError(
                 f"`{source}` sets `{raw}`, which is no setting",
-                remedy=f"use {_nearest(key, kinds)}the README lists them all",
+                remedy=f"{_nearest(key, kinds)}the README lists the settings",
             )
         values[key] = _typed(source, key, kinds[key], value)
     for folder in values.get("source_roots") or ():
@@ -250,4 +250,4 @@ def _nearest(name: str, known: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or difflib.get_close_matches(
         name.upper(), known, n=1, cutoff=0.5
     )
-    return f"`{near[0]}`? " if near else ""
+    return f"did you mean `{near[0]}`? " if near else ""
