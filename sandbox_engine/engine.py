@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import hashlib
-import json
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_engine import carry, git, promotion, store, tree
 from sandbox_engine.cache import Cache, Key
-from sandbox_engine.carry import Carried
 from sandbox_engine.config import Config, load_config
 from sandbox_engine.errors import PatchError, UsageError
 from sandbox_engine.folder import read_folder
-from sandbox_engine.interpreter import (
-    Interpreter,
-    choose_interpreter,
-    describe_interpreter,
-    require_pytest,
-)
-from sandbox_engine.patch import EditStatus, File, Match, Patch, parse_patch, patch_from_files
+from sandbox_engine.patch import EditStatus, Match, Patch, parse_patch, patch_from_files
 from sandbox_engine.precheck import precheck
-from sandbox_engine.pytest_step import PYTEST_NEEDS, Session
 from sandbox_engine.recipe import Recipe
-from sandbox_engine.sandbox import ISOLATION, Sandbox, allowed_variables, open_sandbox
-from sandbox_engine.steps import RUNNING, Bench, run_steps
+from sandbox_engine.run import Run
+from sandbox_engine.sandbox import ISOLATION, Sandbox, open_sandbox
 from sandbox_engine.tree import CandidateTree, build_tree
-from sandbox_engine.verdict import Author, CommitId, Finding, Outcome, StepResult, Verdict, judge
+from sandbox_engine.verdict import Author, CommitId, Finding, Outcome, Verdict, judge
 from sandbox_engine.version import VERSION
 
 if TYPE_CHECKING:
@@ -110,7 +98,7 @@ class Engine:
     def _judge(
         self, candidate: CandidateTree, recipe: Recipe, summary: str, *, use_cache: bool
     ) -> Verdict:
-        run = _Run(self, candidate, recipe)
+        run = Run(self.store, self.cache, self.config, candidate, recipe)
         blank = Verdict(
             Outcome.REJECTED,
             recipe.name,
@@ -143,7 +131,8 @@ class Engine:
         elif findings := precheck(candidate, recipe.policy, lambda: run.interpreter):
             return _rejected(blank, findings, findings[0].message, findings[0].hint)
         else:
-            outcome, reason, hint, results = run.steps()
+            results = run.steps()
+            outcome, reason, hint = judge(results)
             verdict = dataclasses.replace(
                 blank, outcome=outcome, reason=reason, hint=hint, steps=results,
                 isolation=ISOLATION, environment=run.environment,
@@ -188,133 +177,6 @@ class Engine:
             slots=self.config.slots,
             wait_s=self.config.lease_wait_s,
         )
-
-
-class _Run:
-    """One candidate under one recipe: what its steps need, each found out when first asked for."""
-
-    def __init__(self, engine: Engine, candidate: CandidateTree, recipe: Recipe) -> None:
-        self._store = engine.store
-        self._cache = engine.cache
-        self._config = engine.config
-        self._top = engine.repository.top
-        self._candidate = candidate
-        self._recipe = recipe
-
-    @functools.cached_property
-    def interpreter(self) -> Interpreter:
-        executable = choose_interpreter(self._config.python, self._store.repository)
-        return describe_interpreter(executable, self._cache)
-
-    @functools.cached_property
-    def _carried(self) -> Carried:
-        return carry.find_carried(self._store.repository, self._config.carry)
-
-    @functools.cached_property
-    def _roots(self) -> tuple[str, ...]:
-        if self._config.source_roots is not None:
-            return self._config.source_roots
-        return ("src",) if tree.has_folder(self._store, self._candidate, b"src") else ("",)
-
-    @functools.cached_property
-    def _variables(self) -> dict[str, str]:
-        """The environment of every command in the sandbox, but for what is private to a lease."""
-        allowed = allowed_variables(self._config.env)
-        folder = os.path.dirname(self.interpreter.executable)
-        allowed["PATH"] = os.pathsep.join(filter(None, (folder, allowed.get("PATH", os.defpath))))
-        if self.interpreter.is_virtual:
-            allowed["VIRTUAL_ENV"] = self.interpreter.prefix
-        if self.interpreter.user_base:
-            allowed["PYTHONUSERBASE"] = self.interpreter.user_base
-        return allowed
-
-    @functools.cached_property
-    def environment(self) -> str:
-        """A digest of all that can change what the steps find, apart from tree and recipe."""
-        if not any(step.kind in RUNNING for step in self._recipe.steps):
-            parts: list[object] = [VERSION, self.interpreter.version[:2]]
-        else:
-            parts = [
-                VERSION, ISOLATION, self.interpreter.fingerprint(self._top), self._variables,
-                self._carried.fingerprint, self._roots,
-                # What `git describe` says in the sandbox.
-                self._candidate.base, store.tags_signature(self._store.repository),
-            ]  # fmt: skip
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    def steps(self) -> tuple[Outcome, str, str | None, tuple[StepResult, ...]]:
-        with contextlib.ExitStack() as leases:
-            opened: list[Sandbox] = []
-
-            def sandbox() -> Sandbox:
-                if not opened:
-                    opened.append(leases.enter_context(self._open()))
-                return opened[0]
-
-            session = functools.cache(self._session)
-            bench = Bench(
-                self._candidate, self._recipe, sandbox, session,
-                lambda: self._search_path(sandbox()), self._read,
-            )  # fmt: skip
-            results = run_steps(bench)
-        self._note_duration(results)
-        return *judge(results), results
-
-    def _open(self) -> contextlib.AbstractContextManager[Sandbox]:
-        tree.write_tree(self._store, self._candidate)
-        commit = store.commit_candidate(self._store, self._candidate.base, self._candidate.id)
-        return open_sandbox(
-            self._store,
-            commit,
-            variables=self._variables,
-            carried=self._carried,
-            slots=self._config.slots,
-            wait_s=self._config.lease_wait_s,
-        )
-
-    def _read(self, path: bytes) -> File | None:
-        return tree.read_file(self._store, self._candidate, path)
-
-    def _search_path(self, sandbox: Sandbox) -> Mapping[str, str]:
-        roots = (os.path.normpath(sandbox.root / root) for root in self._roots)
-        return {"PYTHONPATH": os.pathsep.join(roots)}
-
-    def _session(self) -> Session:
-        require_pytest(self.interpreter)
-        provided = {
-            which: tree.first_party(self._store, which, self._roots)
-            for which in (self._candidate.base_tree, self._candidate.id)
-        }
-        return Session(
-            self.interpreter,
-            self._top,
-            self._roots,
-            # Tests import their helpers from the top, but it must not hide the standard library.
-            ("",) if self._roots == ("src",) else (),
-            provided[self._candidate.base_tree] | provided[self._candidate.id],
-            tree.near_modules(self._store, self._candidate),
-            functools.partial(tree.is_copied_from, self._store, self._candidate),
-            # Asked of the base: a patch must not bring a `pytest.py` that is imported first.
-            is_early=bool(PYTEST_NEEDS & provided[self._candidate.base_tree]),
-            workers=self._workers(),
-        )
-
-    def _workers(self) -> int:
-        last_s = self._cache.note(self._duration_key)
-        if self.interpreter.xdist is None or last_s is None or last_s <= self._recipe.xdist_after_s:
-            return 0
-        return len(os.sched_getaffinity(0))
-
-    @property
-    def _duration_key(self) -> str:
-        return f"duration {self._recipe.fingerprint()}"
-
-    def _note_duration(self, results: tuple[StepResult, ...]) -> None:
-        """Remember how long the tests take alone: a run under xdist says nothing about that."""
-        if self._cache.note(self._duration_key) is None or not self._workers():
-            ran = [step.elapsed_s for step in results if step.tests and not step.red_tests]
-            if ran:
-                self._cache.set_note(self._duration_key, max(ran))
 
 
 def _edits_of(patch: str | bytes | Path, format: str | None) -> Patch:
