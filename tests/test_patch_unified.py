@@ -463,3 +463,13 @@ def test_the_diff_of_this_file_is_read(tmp_path: Path) -> None:
     source = Path(__file__).read_bytes()
     before, after = {b"t.py": text(source)}, {b"t.py": text(source.replace(b"def ", b"async def "))}
     assert engine_apply(before, box.diff(before, after)) == (after, set())
+
+
+def test_an_end_in_the_middle_of_a_hunk_is_refused() -> None:
+    """git joins such a line to the next one: a line break is lost without a word."""
+    text = (
+        b"--- a/a.py\n+++ b/a.py\n@@ -1,8 +1,9 @@\n import os\n\n\n-def f(x):\n-    y = x + 1\n"
+        b"+\n+\n+\n     return y\n \n\\ d of file\n\n"
+    )
+    with pytest.raises(PatchSyntaxError, match="marked as the last"):
+        parse_patch(text, format="unified")

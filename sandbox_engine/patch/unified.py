@@ -647,11 +647,15 @@ def _read_hunk(reader: _Reader, at: int) -> tuple[_HunkRead, int]:
         raise _Malformed(at, "the `@@` line is not of the form `@@ -1,2 +1,3 @@`", _COUNT_HINT)
     counts = int(match[2] or b"1"), int(match[4] or b"1")
     old, new, leading, trailing, end = _read_hunk_lines(reader, at, *counts)
+    if not all(line.endswith(b"\n") for line in (*old[:-1], *new[:-1])):
+        # git would join the line to the next one, and so drop a line break without a word.
+        raise _Malformed(at, "a line in the middle of the hunk is marked as the last", _END_HINT)
     hunk = Hunk(int(match[1]), int(match[3]), old, new, leading, trailing, at + 1)
     return (hunk, *counts), end
 
 
 _COUNT_HINT = "count the hunk's lines: `@@ -start,context+removed +start,context+added @@`"
+_END_HINT = "put `\\ No newline at end of file` only below the last line of a file"
 _MARKER = b"\\ "
 
 
