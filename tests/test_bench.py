@@ -48,7 +48,7 @@ def test_a_small_measurement_is_whole(temporary: Path, tmp_path: Path) -> None:
     assert {"engine, warm slot", "engine, cold slot", "copytree + git apply"} <= rows.keys()
     assert all(len(row["times_ms"]) == 2 and row["min_ms"] > 0 for row in rows.values())
     assert rows["engine, warm slot"]["ratio"] == 1
-    assert len(report["numbers"]) == 7
+    assert len(report["numbers"]) == 10
     assert all(number["is_reached"] in (True, False) for number in report["numbers"])
     assert report["machine"]["cores"] >= 1
     assert xml.etree.ElementTree.parse(plot).getroot().tag.endswith("svg")
