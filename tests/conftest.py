@@ -8,9 +8,14 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from sandbox_engine import Engine
+
+# Nothing is kept between runs, so a run needs no folder that it may write to.
+hypothesis.settings.register_profile("sealed", database=None)
+hypothesis.settings.load_profile("sealed")
 
 
 class GitBox:
