@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from sandbox_engine import Engine
+from sandbox_engine.isolation.tiers import WITHOUT
 
 # Nothing is kept between runs, so a run needs no folder that it may write to.
 hypothesis.settings.register_profile("sealed", database=None)
@@ -116,7 +117,7 @@ def sealed(
 ) -> None:
     """Shut out the machine's git configuration, home and active environment."""
     for name in os.environ:
-        if name.startswith(("GIT_", "SANDBOX_ENGINE_")):
+        if name.startswith(("GIT_", "SANDBOX_ENGINE_")) and name != WITHOUT:
             monkeypatch.delenv(name)
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
