@@ -78,7 +78,7 @@ def restrict(readable: Sequence[bytes], writable: Sequence[bytes], *, network: b
     this process cannot reach, is passed over. Unless `network`, binding and connecting is denied
     to TCP (from ABI 4) and UDP (from ABI 10); `seccomp` does the rest. From ABI 6, signals and
     abstract unix sockets reach only processes that descend from this one. Files that are open
-    stay usable.
+    stay usable. Before ABI 2 nothing moves from one folder to another, below `writable` too.
 
     It cannot be undone, and sets `no_new_privileges`. Raises OSError, ENOSYS without landlock.
     """

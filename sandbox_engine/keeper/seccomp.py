@@ -88,7 +88,7 @@ _Rule = tuple[tuple[str, ...], bytes, int]
 _IN_BOTH: tuple[_Rule, ...] = (
     # Its queue makes calls that no filter sees.
     (("io_uring_setup", "io_uring_enter", "io_uring_register"), _ALWAYS, errno.EPERM),
-    # Large parts of the kernel that tests rarely need and that holes are found in every year.
+    # Large parts of the kernel that tests rarely need and in which holes are found every year.
     (("bpf", "perf_event_open", "userfaultfd"), _ALWAYS, errno.EPERM),
     # The keys of the user and the session are not in any namespace.
     (("add_key", "request_key", "keyctl"), _ALWAYS, errno.EPERM),
@@ -147,11 +147,11 @@ _WITHOUT_NAMESPACES: tuple[_Rule, ...] = (
     (("clone",), _has_any(0, _NAMESPACES), errno.EPERM),
     # Its flags are behind a pointer; libc then uses `clone`.
     (("clone3",), _ALWAYS, errno.ENOSYS),
-    # Landlock does not stop it anywhere, and it gives the user's rights to everyone.
+    # Landlock lets every file of the user change its mode; this bit gives away the user's rights.
     (("chmod", "fchmod"), _has_any(1, _S_ISUID), errno.EPERM),
     (("fchmodat", "fchmodat2"), _has_any(2, _S_ISUID), errno.EPERM),
-    # Landlock does not stop these anywhere either. Attributes hold access control lists; programs
-    # know file systems that have none.
+    # Landlock lets these change every file of the user too. Programs know file systems without
+    # attributes, and access control lists are attributes.
     (("setxattr", "lsetxattr", "fsetxattr", "setxattrat"), _ALWAYS, errno.EOPNOTSUPP),
     (("removexattr", "lremovexattr", "fremovexattr"), _ALWAYS, errno.EOPNOTSUPP),
     (("removexattrat", "file_setattr"), _ALWAYS, errno.EOPNOTSUPP),
