@@ -11,17 +11,19 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sandbox_engine import disk, git, inside, lock, process
 from sandbox_engine.interpreter import Interpreter
-from sandbox_engine.shelf import Place, open_shelf
+from sandbox_engine.shelf import Place, Shelf, open_shelf
 from sandbox_engine.store import Store
 
 _PLACES, _KEPT = 16, 4
 _MODULES = ("pytest", "xdist.plugin", "xdist.remote", "unittest.mock", "asyncio", "json")
 """What nearly every session imports; what these import comes along."""
+_WORTH_WHILE = 8
+"""So many sources that are not provided yet are worth a process that compiles them."""
 _GATHER_S = 120.0
 
 
@@ -29,20 +31,13 @@ _GATHER_S = 120.0
 def held(store: Store, interpreter: Interpreter) -> Iterator[Place | None]:
     """Hold what is compiled of the interpreter's environment; None if all places are taken."""
     shelf = open_shelf(store.compiled, most=_PLACES, kept=_KEPT)
-    label = interpreter.signature
-
-    def make(folder: Path, before: str | None, lease: int) -> None:
-        disk.remove_tree(folder)
-        folder.mkdir()
-        _gather(interpreter, folder / "files", lease)
-
-    place = shelf.find(label)
+    place = _newest(shelf, interpreter)
     if place is None:
-        waiting = lock.locked(
-            store.compiled / "making.lock", timeout_s=_GATHER_S, what="the store's compiled files"
-        )
-        with waiting:
-            place = shelf.find(label) or shelf.fill(label, make)
+        with _making(store):
+            place = _newest(shelf, interpreter) or shelf.fill(
+                f"{interpreter.signature} 0",
+                lambda folder, _, lease: _gather(interpreter, _emptied(folder), lease),
+            )
     try:
         yield place
     finally:
@@ -50,19 +45,83 @@ def held(store: Store, interpreter: Interpreter) -> Iterator[Place | None]:
             os.close(place.lease)
 
 
-def _gather(interpreter: Interpreter, folder: Path, lease: int) -> None:
+def learn(store: Store, interpreter: Interpreter, sources: Iterable[str]) -> None:
+    """Provide what is compiled of `sources` too from now on, as far as the environment has them.
+
+    Sandboxes that are open stay as they are: what is more goes to a place of its own.
+    """
+    shelf = open_shelf(store.compiled, most=_PLACES, kept=_KEPT)
+    roots = tuple(os.path.join(root, "") for root in interpreter.roots)
+    wanted = {source for source in sources if os.path.normpath(source).startswith(roots)}
+    place = _newest(shelf, interpreter)
+    if place is None or not wanted:
+        return
+    try:
+        with _making(store):
+            known = set(_read_sources(place.folder))
+            if len(wanted - known) < _WORTH_WHILE:
+                return
+            generation = int(place.label.split()[1]) + 1
+
+            def make(folder: Path, before: str | None, lease: int) -> None:
+                shutil.copytree(place.folder / "files", _emptied(folder), copy_function=os.link)
+                _gather(interpreter, folder / "files", lease, sorted(wanted | known))
+
+            if more := shelf.fill(f"{interpreter.signature} {generation}", make):
+                os.close(more.lease)
+    finally:
+        os.close(place.lease)
+
+
+def _newest(shelf: Shelf, interpreter: Interpreter) -> Place | None:
+    """Return the place that has the most of what is compiled of the environment, held."""
+    found = {
+        int(label.split()[1]): (number, label)
+        for number, label in shelf.labels().items()
+        if label.startswith(interpreter.signature)
+    }
+    for _, (number, label) in sorted(found.items(), reverse=True):
+        if place := shelf.hold(number, label.__eq__):
+            return place
+    return None
+
+
+def _making(store: Store) -> contextlib.AbstractContextManager[int]:
+    path = store.compiled / "making.lock"
+    return lock.locked(path, timeout_s=_GATHER_S, what="the store's compiled files")
+
+
+def _emptied(folder: Path) -> Path:
+    disk.remove_tree(folder)
     folder.mkdir()
+    return folder / "files"
+
+
+def _read_sources(folder: Path) -> list[str]:
+    try:
+        return (folder / "sources").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _gather(
+    interpreter: Interpreter, folder: Path, lease: int, sources: Sequence[str] = ()
+) -> None:
+    folder.mkdir(exist_ok=True)
     environment = git.plain_environment()
     for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX"):
         environment.pop(name, None)
+    text = "".join(f"{source}\n" for source in sources if "\n" not in source)
     # What is missing afterwards is only slow, so its exit code says nothing.
     process.run_tool(
         [interpreter.executable, "-B", str(inside.FOLDER / inside.GATHER), str(folder), *_MODULES],
         cwd=Path("/"),
         env=environment,
+        input=text.encode("utf-8", "surrogateescape"),
         timeout_s=_GATHER_S,
         keep_fds=(lease,),
     )
+    (folder.parent / "sources").write_text(text)
 
 
 def copied(source: Path | None, folder: Path) -> Path:

@@ -69,6 +69,12 @@ class Interpreter:
         return self.prefix != self.base_prefix
 
     @property
+    def roots(self) -> tuple[str, ...]:
+        """The folders that all its own modules lie in: of packages, and of the library."""
+        major, minor, _ = self.version
+        return (*self.sites, os.path.join(self.base_prefix, "lib", f"python{major}.{minor}"))
+
+    @property
     def signature(self) -> str:
         """A digest of the interpreter and of what is installed for it."""
         digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())

@@ -30,7 +30,8 @@ class PytestReport:
 
     `ids` are the collected tests and `collected` is their number, None when collection did not
     come that far; `modules` maps each first-party module to the file it was loaded from;
-    `collect_errors` are records whose node id is a file or a folder.
+    `collect_errors` are records whose node id is a file or a folder; `sources` are those of the
+    environment that were loaded.
     """
 
     started: bool = False
@@ -43,6 +44,7 @@ class PytestReport:
     collected: int | None = None
     collect_errors: tuple[TestRecord, ...] = ()
     modules: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    sources: tuple[str, ...] = ()
     torn: str | None = None
 
 
@@ -60,6 +62,7 @@ class _Reading:
     ids: tuple[str, ...] | None = None
     collect_errors: list[TestRecord] = field(default_factory=list)
     modules: dict[str, str] | None = None
+    sources: tuple[str, ...] = ()
 
     def take(self, line: Mapping[str, Any]) -> None:
         kind = line.get("kind")
@@ -76,6 +79,8 @@ class _Reading:
                 self.collect_errors.append(_record(line, TestOutcome.ERROR, 0.0))
             case "test":
                 self.tests.append(_record(line, _outcome(line), _duration(line)))
+            case "environment":
+                self._take_sources(line)
             case "modules":
                 self._take_modules(line)
             case "end":
@@ -88,6 +93,12 @@ class _Reading:
         if self.ids is not None or not isinstance(ids, list):
             raise _Torn("its list of collected tests is malformed or doubled")
         self.ids = tuple(_clean(node_id, MAX_ID_CHARS) for node_id in ids)
+
+    def _take_sources(self, line: Mapping[str, Any]) -> None:
+        sources = line.get("sources")
+        if self.sources or not isinstance(sources, list):
+            raise _Torn("its list of the environment's sources is malformed or doubled")
+        self.sources = tuple(_clean(path, MAX_ID_CHARS) for path in sources)
 
     def _take_modules(self, line: Mapping[str, Any]) -> None:
         modules = line.get("modules")
@@ -120,6 +131,7 @@ class _Reading:
             collected=None if self.ids is None else len(self.ids),
             collect_errors=tuple(self.collect_errors),
             modules=MappingProxyType(self.modules or {}),
+            sources=self.sources,
             torn=torn,
         )
 

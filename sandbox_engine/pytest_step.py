@@ -40,7 +40,8 @@ class Session:
     on the search path. `first_party` are the top-level modules that the roots provide, `near` the
     names under which changed files might be imported; `is_copy` tells whether a module that
     was loaded from a file outside is a copy of one of these. `is_early` says that the tree provides
-    what pytest itself imports, so that the roots must come first. `workers` is 0 without xdist.
+    what pytest itself imports, so that the roots must come first. `learn` is told which sources of
+    the environment were loaded. `workers` is 0 without xdist.
     """
 
     interpreter: Interpreter
@@ -51,6 +52,7 @@ class Session:
     near: frozenset[str]
     is_copy: Callable[[str, Path], bool]
     is_early: bool
+    learn: Callable[[Sequence[str]], None]
     workers: int = 0
 
     @property
@@ -84,7 +86,9 @@ def run_pytest(
         sandbox.restore()
         done, report = _run(sandbox, session, arguments, 0, limits)
         result = judge_session(name, done, report, sandbox, session, limits)
-    return dataclasses.replace(result, elapsed_s=time.monotonic() - started), report
+    elapsed_s = time.monotonic() - started
+    session.learn(report.sources)
+    return dataclasses.replace(result, elapsed_s=elapsed_s), report
 
 
 def _run(
@@ -96,6 +100,8 @@ def _run(
             session.interpreter.executable,
             str(sandbox.inside / inside.PROBE),
             f"--rootdir={sandbox.root}",
+            # Without settings in the tree pytest would look into the folder above too.
+            f"--confcutdir={sandbox.root}",
             "--color=no",
             *parallel,
             *arguments,

@@ -190,6 +190,7 @@ class Run:
             functools.partial(tree.is_copied_from, self._store, self._candidate),
             # Asked of the base: a patch must not bring a `pytest.py` that is imported first.
             is_early=bool(PYTEST_NEEDS & provided[self._candidate.base_tree]),
+            learn=functools.partial(compiled.learn, self._store, self.interpreter),
             workers=self._workers(),
         )
 

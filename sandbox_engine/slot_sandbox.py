@@ -31,6 +31,9 @@ from sandbox_engine.verdict import CommitId, Tier
 VERIFIED_EVERY = 20
 """After so many leases without an incident every file of the worktree is read and compared."""
 
+_SETTINGS = "pytest.ini"
+"""pytest looks for its settings in every folder above; this one ends the search."""
+
 _GIT_DIR = frozenset(
     {"HEAD", "config", "info", "objects", "refs", "packed-refs", "worktrees", "shallow"}
 )
@@ -160,7 +163,7 @@ def _confinement(slot: Slot, setup: Setup, scratch: Path, provided: Path) -> Con
     objects = (slot.store.git_dir / "objects", slot.store.repository.objects_dir)
     return isolation.landlock_confinement(
         setup.view,
-        readable=[*map(str, objects), str(inside.FOLDER)],
+        readable=[*map(str, objects), str(inside.FOLDER), str(slot.store.slots / _SETTINGS)],
         writable=measured,
     )
 
@@ -171,8 +174,7 @@ def _fill(slot: Slot, commit: CommitId, carried: Carried, lease: int) -> None:
         carry.place(carried, slot.root)
     except OSError as error:
         raise git.foreign_failure(error, "the sandbox cannot be filled") from error
-    # pytest looks for its settings in every folder above; this one ends the search.
-    disk.write_if_changed(slot.store.slots / "pytest.ini", b"[pytest]\n")
+    disk.write_if_changed(slot.store.slots / _SETTINGS, b"[pytest]\n")
 
 
 def _verify(slot: Slot, commit: CommitId, carried: Carried, lease: int) -> None:

@@ -271,6 +271,12 @@ class Modules:
         return os.path.join(self.directories[directory], base)
 
 
+def environment_sources(modules):
+    """Return the sources of the environment that were loaded, for the engine to compile."""
+    sources = [path for name, path in modules.known.items() if name not in modules.files]
+    return sorted({printable(path) for path in sources if path.endswith(".py")})
+
+
 def module_path(module):
     """Return the file of a module, or the first folder of a namespace package, or None."""
     attributes = attributes_of(module)
@@ -387,6 +393,7 @@ class Main:
         if not self.is_over:
             return
         self.modules.look()
+        self.report.line("environment", sources=environment_sources(self.modules))
         self.report.line("modules", modules=self.modules.files)
         self.report.line("end", exit=int(self.session.exitstatus), counts=self.counts)
 
