@@ -320,7 +320,16 @@ def sysv(facts: Facts, attempt: Attempts) -> None:
 
 def kernel(facts: Facts, attempt: Attempts) -> None:
     """Open for writing what belongs to the whole machine, write nothing; open its disk."""
-    for path in ("/proc/sys/kernel/core_pattern", "/sys/fs/cgroup/cgroup.procs"):
+    for path in (
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/vm/drop_caches",
+        "/proc/sysrq-trigger",
+        "/proc/irq/default_smp_affinity",
+        "/proc/mtrr",
+        "/sys/fs/cgroup/cgroup.procs",
+        "/sys/kernel/uevent_helper",
+        "/dev/mem",
+    ):
         attempt(f"reach {path}", lambda path=path: os.close(os.open(path, os.O_WRONLY)))
     if facts["disk"]:
         attempt("reach the disk", _open_disk, facts["disk"])
