@@ -165,7 +165,7 @@ def test_a_signal_leaves_nothing_behind(
 ) -> None:
     pid_file = tmp_path / "pid"
     (tmp_path / "c.toml").write_text(
-        'strategy = "S"\n[strategies.S]\n'
+        'strategy = "S"\nisolation = "none"\n[strategies.S]\n'
         f'steps = [{{command = ["sh", "-c", "echo $$ > {pid_file}; sleep 60"]}}]\n'
     )
     before = project.snapshot()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_engine.process import Completed, Limits, run_contained
+from sandbox_engine.containment import run_contained
+from sandbox_engine.process import Completed, Limits
 from sandbox_engine.pytest_report import PytestReport, parse_report
 
 PROBE = Path(__file__).resolve().parents[1] / "sandbox_engine/inside/sandbox_engine_probe.py"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox_engine.containment import run_contained
 from sandbox_engine.errors import CommandMissingError
 from sandbox_engine.process import (
     RUN_VARIABLE,
@@ -24,7 +25,6 @@ from sandbox_engine.process import (
     Limits,
     Stop,
     kill_marked,
-    run_contained,
     run_tool,
     without_git_variables,
 )
@@ -433,7 +433,7 @@ def test_lost_supervisor_is_noticed_and_what_it_left_is_swept(tmp_path: Path) ->
 
 
 def test_stopped_supervisor_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox_engine.process._SUPERVISOR_GRACE_S", 0.5)
+    monkeypatch.setattr("sandbox_engine.containment._GRACE_S", 0.5)
     source = "daemon(); os.kill(os.getppid(), 19); time.sleep(60)"
     done = run_python(source, tmp_path, limits=Limits(wall_s=0.5))
     assert done.stop is Stop.SUPERVISOR_LOST
@@ -460,7 +460,7 @@ for name in os.listdir(f"/proc/{os.getppid()}/fd"):
 ENGINE = """
 import fcntl, os, sys
 sys.path.insert(0, {project!r})
-from sandbox_engine.process import run_contained
+from sandbox_engine.containment import run_contained
 lock = open("lock", "w")
 fcntl.flock(lock, fcntl.LOCK_EX)
 open("locked", "w").close()
@@ -540,6 +540,7 @@ def test_no_descriptor_and_no_process_is_leaked(tmp_path: Path) -> None:
         with pytest.raises(CommandMissingError):
             run_contained(["no-such-program"], cwd=tmp_path, env=ENV)
     assert descriptors() == before
+    # The helper alone is there for as long as this process is.
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 

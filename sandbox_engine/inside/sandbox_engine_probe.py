@@ -57,12 +57,22 @@ class Places:
         ]
         self.first_party = frozenset(settings["first_party"])
 
+    def is_sandbox(self, path):
+        """Whether real `path` is of the sandbox.
+
+        Where that is seen at the path of the user's work tree, an environment may lie in it.
+        """
+        return is_inside(path, self.root) and not self.is_environment(path)
+
+    def is_environment(self, path):
+        return any(is_inside(path, environment) for environment in self.environments)
+
     def is_users(self, path):
         """Whether real `path` is the user's own, of which the sandbox holds a copy."""
         return (
             is_inside(path, self.repo)
             and not is_inside(path, self.root)
-            and not any(is_inside(path, environment) for environment in self.environments)
+            and not self.is_environment(path)
         )
 
     def counterpart(self, path):
@@ -77,7 +87,7 @@ class Places:
     def is_first_party(self, name, path):
         return (
             name.partition(".")[0] in self.first_party
-            or is_inside(path, self.root)
+            or self.is_sandbox(path)
             or self.is_users(path)
         )
 
@@ -106,7 +116,7 @@ def launch(arguments):
     path = [entry for entry in sys.path if real(entry) != real(HERE)]
     if not settings["early"]:
         # A `pytest.py` in the tree must not take the place of pytest.
-        sys.path[:] = [entry for entry in path if not is_inside(real(entry), places.root)]
+        sys.path[:] = [entry for entry in path if not places.is_sandbox(real(entry))]
         sys.path[:] = [entry for entry in sys.path if places.counterpart(entry) == entry]
         import pytest
     redirect_imports(places)
@@ -248,7 +258,7 @@ class Modules:
 
     def add(self, name, path):
         name = printable(name)
-        if is_inside(self.files.get(name, self.places.root), self.places.root):
+        if name not in self.files or self.places.is_sandbox(self.files[name]):
             self.files[name] = printable(path)
 
     def real(self, path):
