@@ -22,12 +22,13 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 from sandbox_engine import process
 from sandbox_engine.errors import SandboxError
+from sandbox_engine.git_index import Part
 from sandbox_engine.keeper import wire
 from sandbox_engine.process import CANNOT_RUN, RUN_VARIABLE, Completed, Limits, Stop
 
@@ -75,11 +76,16 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What a candidate has over its base: `files` are path, mode and content, `gone` paths."""
+    """What a candidate has over its base: `files` are path, mode and content, `gone` paths.
+
+    The git index comes as bytes, and as ranges of the base's index in the file `old_index`.
+    """
 
     files: tuple[tuple[bytes, int, bytes], ...]
     gone: tuple[bytes, ...]
     mtime_ns: int
+    index: tuple[Part, ...] = ()
+    old_index: str = ""
 
 
 class KeeperLost(Exception):
@@ -101,13 +107,13 @@ class Keeper:
         limits: Limits,
         home: Mapping[str, bytes],
     ) -> None:
-        """Give the sandbox a file system of its own: `mounts`, the first with `layer` on top.
+        """Begin to give the sandbox a file system of its own: `mounts`, the first under `layer`.
 
         `folders` are two empty ones to mount on: for the layer, and for all that runs write.
-        Raise SandboxError when the system refuses.
+        `prepared` waits until it is there.
         """
         encode = os.fsencode
-        answer = self._ask(
+        self._tell(
             "prepare",
             layer=encode(folders[0]),
             space=encode(folders[1]),
@@ -116,13 +122,18 @@ class Keeper:
             files=list(layer.files),
             gone=list(layer.gone),
             mtime_ns=layer.mtime_ns,
+            index=list(layer.index),
+            old_index=encode(layer.old_index),
             home=[(encode(path), content) for path, content in home.items()],
             mounts=[
                 (encode(mount.name), list(map(encode, mount.lowers)), encode(mount.place))
                 for mount in mounts
             ],
         )
-        _raise_failure(answer, "the sandbox's file system cannot be made")
+
+    def prepared(self) -> None:
+        """Wait for the file system; raise SandboxError when the system refuses it."""
+        _raise_failure(self._hear(), "the sandbox's file system cannot be made")
 
     def reset(self) -> None:
         """Throw away all that runs have written into the sandbox's file system."""
@@ -150,6 +161,7 @@ class Keeper:
         marker: str,
         input: bytes = b"",
         report_env: str | None = None,
+        on_report: Callable[[bytes], None] | None = None,
     ) -> Completed:
         """Run `argv` and return when every process that it started is gone; see `run_contained`."""
         run_id = f"{marker}:{uuid.uuid4().hex}"
@@ -167,7 +179,7 @@ class Keeper:
                 wire.send(self._link, message, fds)
                 for _, writer in pipes:
                     writer.close()
-                streams = _Streams([reader for reader, _ in pipes], limits)
+                streams = _Streams([reader for reader, _ in pipes], limits, on_report)
                 fate = self._exchange(streams, deadline)
             except (KeeperLost, ConnectionError):
                 swept = process.kill_marked(run_id)
@@ -188,7 +200,6 @@ class Keeper:
             streams.stderr.content(),
             time.monotonic() - started,
             Stop(stop) if stop else None,
-            streams.report,
             fate.get("survivors", 0),
             fate.get("peak_bytes", 0),
             fate.get("consumer", ""),
@@ -226,13 +237,20 @@ class Keeper:
         process.kill_marked(run_id)
 
     def _ask(self, verb: str, **fields: Any) -> dict[str, Any]:
+        self._tell(verb, **fields)
+        return self._hear()
+
+    def _tell(self, verb: str, **fields: Any) -> None:
         try:
             wire.send(self._link, {"do": verb, **fields})
+        except OSError as error:
+            raise _gone() from error
+
+    def _hear(self) -> dict[str, Any]:
+        try:
             return self._answer()
         except (KeeperLost, OSError) as error:
-            raise SandboxError(
-                "the process that keeps the sandbox is gone", remedy="run it again"
-            ) from error
+            raise _gone() from error
 
     def _answer(self) -> dict[str, Any]:
         message = wire.receive(self._link)
@@ -282,13 +300,15 @@ def run_contained(
     keep_fds: Sequence[int] = (),
     input: bytes = b"",
     report_env: str | None = None,
+    on_report: Callable[[bytes], None] | None = None,
     confinement: Confinement | None = None,
 ) -> Completed:
     """Run an untrusted command and return when every process that it started is gone.
 
     `env` is all that the command gets, but for RUN_VARIABLE, which holds `marker` (the id of a
     slot) and the id of the run. With `report_env` that variable holds the number of a descriptor
-    to write a report to. Raises CommandMissingError, and OSError when `cwd` cannot be entered.
+    to write a report to, whose parts `on_report` gets. Raises CommandMissingError, and OSError
+    when `cwd` cannot be entered.
     """
     with open_keeper(keep_fds) as keeper:
         return keeper.run(
@@ -300,6 +320,7 @@ def run_contained(
             marker=marker,
             input=input,
             report_env=report_env,
+            on_report=on_report,
         )
 
 
@@ -409,21 +430,39 @@ class _Stream:
         return bytes(self._head + tail)
 
 
+class _Report:
+    """Hands on what comes from a report pipe, and counts it."""
+
+    def __init__(self, pipe: IO[bytes], take: Callable[[bytes], None] | None) -> None:
+        self.pipe = pipe
+        self.total = 0
+        self._take = take
+
+    def read(self) -> bool:
+        """Take in what is there; return False when there will be no more."""
+        part = os.read(self.pipe.fileno(), _READ_BYTES)
+        self.total += len(part)
+        if self._take is not None:
+            self._take(part)
+        return bool(part)
+
+
 class _Streams:
     """The pipes that come from a run: what it prints and, where it has one, its report."""
 
-    def __init__(self, pipes: Sequence[IO[bytes]], limits: Limits) -> None:
+    def __init__(
+        self,
+        pipes: Sequence[IO[bytes]],
+        limits: Limits,
+        on_report: Callable[[bytes], None] | None,
+    ) -> None:
         self.stdout = _Stream(pipes[0], _KEPT_BYTES, _KEPT_BYTES)
         self.stderr = _Stream(pipes[1], _KEPT_BYTES, _KEPT_BYTES)
-        self._reports = [_Stream(pipe, limits.report_bytes) for pipe in pipes[2:]]
+        self._reports = [_Report(pipe, on_report) for pipe in pipes[2:]]
         self._limits = limits
 
-    def __iter__(self) -> Iterator[_Stream]:
+    def __iter__(self) -> Iterator[_Stream | _Report]:
         return iter((self.stdout, self.stderr, *self._reports))
-
-    @property
-    def report(self) -> bytes:
-        return b"".join(stream.content() for stream in self._reports)
 
     @property
     def is_flood(self) -> bool:
@@ -497,6 +536,10 @@ def _input(content: bytes) -> Iterator[IO[bytes]]:
         file.write(content)
         file.seek(0)
         yield file
+
+
+def _gone() -> SandboxError:
+    return SandboxError("the process that keeps the sandbox is gone", remedy="run it again")
 
 
 def _raise_failure(answer: Mapping[str, Any], what: str) -> None:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import array
 import hashlib
+import mmap
 import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 _HEADER = struct.Struct(">4sII")
 _ENTRY = struct.Struct(">10I20sH")
 _LONG_NAME = 0xFFF
+
+Part: TypeAlias = "bytes | tuple[int, int]"
+"""New bytes, or where old ones begin and end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +49,20 @@ def find_offsets(index: bytes) -> array.array[int]:
     return offsets
 
 
-def spliced(index: bytes, offsets: Sequence[int], changes: Mapping[bytes, Entry | None]) -> bytes:
+def splice(
+    index: bytes | mmap.mmap, offsets: Sequence[int], changes: Mapping[bytes, Entry | None]
+) -> list[Part]:
     """Return `index` with the entries of `changes` put in or replaced, or taken out for None.
 
+    It comes as new bytes, and as ranges of the old ones; the checksum at the end is left out.
     `offsets` are those of `find_offsets`.
     """
-    whole = memoryview(index)
-    parts: list[bytes | memoryview] = []
+    parts: list[Part] = []
     count = len(offsets) - 1
     position = 0
     for path, entry in sorted(changes.items()):
         found = _position(index, offsets, path)
-        parts.append(whole[offsets[position] : offsets[found]])
+        parts.append((offsets[position], offsets[found]))
         position = found
         if found < len(offsets) - 1 and _name(index, offsets[found]) == path:
             position += 1
@@ -63,12 +70,17 @@ def spliced(index: bytes, offsets: Sequence[int], changes: Mapping[bytes, Entry 
         if entry is not None:
             parts.append(_packed(path, entry))
             count += 1
-    parts.append(whole[offsets[position] : offsets[-1]])
-    made = _HEADER.pack(b"DIRC", 2, count) + b"".join(parts)
+    parts.append((offsets[position], offsets[-1]))
+    return [_HEADER.pack(b"DIRC", 2, count), *parts]
+
+
+def joined(index: bytes | mmap.mmap, parts: Sequence[Part]) -> bytes:
+    """Return the whole index that `splice` has described."""
+    made = b"".join(part if isinstance(part, bytes) else index[slice(*part)] for part in parts)
     return made + hashlib.sha1(made, usedforsecurity=False).digest()
 
 
-def _position(index: bytes, offsets: Sequence[int], path: bytes) -> int:
+def _position(index: bytes | mmap.mmap, offsets: Sequence[int], path: bytes) -> int:
     """Return the number of the first entry whose name is not before `path`."""
     low, high = 0, len(offsets) - 1
     while low < high:
@@ -80,9 +92,9 @@ def _position(index: bytes, offsets: Sequence[int], path: bytes) -> int:
     return low
 
 
-def _name(index: bytes, offset: int) -> bytes:
+def _name(index: bytes | mmap.mmap, offset: int) -> bytes:
     start = offset + _ENTRY.size
-    return index[start : index.index(b"\0", start)]
+    return index[start : index.find(b"\0", start)]
 
 
 def _packed(path: bytes, entry: Entry) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from sandbox_engine.containment import Confinement, Keeper, Mount, open_keeper
 from sandbox_engine.isolation import bubblewrap, full_confinement
 from sandbox_engine.isolation.view import is_below
 from sandbox_engine.process import Completed, Limits
-from sandbox_engine.sandbox import Setup
+from sandbox_engine.sandbox import GIT_CONFIG, PRIVATE, Setup
 from sandbox_engine.store import Store
 from sandbox_engine.tree import CandidateTree
 from sandbox_engine.verdict import CommitId
 
-_HOME = {".gitconfig": b"[user]\n\tname = sandbox\n\temail = sandbox@localhost\n"}
+_HOME = {".gitconfig": GIT_CONFIG}
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class LayerSandbox:
         *,
         variables: Mapping[str, str] | None = None,
         report_env: str | None = None,
+        on_report: Callable[[bytes], None] | None = None,
     ) -> Completed:
         return self._keeper.run(
             argv,
@@ -54,6 +55,7 @@ class LayerSandbox:
             confinement=self._confinement,
             marker=self._marker,
             report_env=report_env,
+            on_report=on_report,
         )
 
     def changed_files(self) -> list[str]:
@@ -80,13 +82,13 @@ def open_layers(
         slot, lease = stack.enter_context(slots.leased(store, setup.slots, setup.wait_s))
         store_module.tidy(store)
         base = stack.enter_context(layers.held_base(store, candidate, setup.slots))
-        git_folder = layers.git_folder(store, commit, slot.branch, list(objects))
-        layer = layers.candidate_layer(store, base, candidate, git_folder)
         brought = stack.enter_context(carry.held_layer(store, setup.carried, setup.slots))
-        lowers = [str(base.files), *([str(brought.folder / "files")] if brought else [])]
-        mounts = _mounts(setup, lowers)
         held = (lease, base.lease, *([brought.lease] if brought else []))
         keeper = stack.enter_context(open_keeper(held))
+        git_folder = layers.git_folder(store, commit, slot.branch, list(objects))
+        layer = layers.candidate_layer(store, base, candidate, git_folder)
+        lowers = [str(base.files), *([str(brought.folder / "files")] if brought else [])]
+        mounts = _mounts(setup, lowers)
         folders = _mount_points(store)
         keeper.prepare(layer, mounts, folders=folders, limits=setup.limits, home=_HOME)
         mounted = {root: mounts[0].name, **_own_places(setup, mounts)}
@@ -96,11 +98,12 @@ def open_layers(
             mounted=mounted,
             readable={**objects, bubblewrap.INSIDE: str(inside.FOLDER)},
         )
+        keeper.prepared()
         private = {
             "HOME": bubblewrap.HOME,
             "TMPDIR": "/tmp",
-            "TERM": "dumb",
             "PYTHONPYCACHEPREFIX": bubblewrap.COMPILED,
+            **PRIVATE,
         }
         yield LayerSandbox(
             Path(root),

@@ -7,9 +7,9 @@ that nobody uses follows it, at the cost of what differs (docs/adr/0005-layers-a
 
 from __future__ import annotations
 
-import array
 import contextlib
 import itertools
+import mmap
 import os
 import stat
 import tempfile
@@ -21,7 +21,7 @@ from pathlib import Path
 from sandbox_engine import disk, git, git_index, tree
 from sandbox_engine import store as store_module
 from sandbox_engine.containment import Layer
-from sandbox_engine.git_index import Entry
+from sandbox_engine.git_index import Entry, Part
 from sandbox_engine.patch import File
 from sandbox_engine.shelf import Place, Shelf, open_shelf
 from sandbox_engine.store import Store
@@ -64,10 +64,18 @@ class Base:
     def files(self) -> Path:
         return self.folder / "files"
 
-    def index(self) -> tuple[bytes, array.array[int]]:
-        """Return the index of the files, and where its entries begin."""
-        offsets = array.array("I", (self.folder / "offsets").read_bytes())
-        return (self.folder / "index").read_bytes(), offsets
+    @property
+    def index(self) -> Path:
+        """The index of the files."""
+        return self.folder / "index"
+
+    def spliced(self, changes: Mapping[bytes, Entry | None]) -> list[Part]:
+        """Return the index with `changes`, as `git_index.splice` does."""
+        with self.index.open("rb") as file, (self.folder / "offsets").open("rb") as table:
+            index = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            offsets = mmap.mmap(table.fileno(), 0, prot=mmap.PROT_READ)
+            with index, offsets, memoryview(offsets) as numbers, numbers.cast("I") as places:
+                return git_index.splice(index, places, changes)
 
 
 @contextlib.contextmanager
@@ -155,18 +163,18 @@ def candidate_layer(
     now_ns = time.time_ns()
     contents = _contents(store, base, candidate, changes)
     entries = _entries(changes, contents, now_ns)
-    index = git_index.spliced(*base.index(), entries)
+    index = base.spliced(entries)
     files = [(path, _mode(file), contents[path]) for path, file in changes.items() if file]
     files += [
         (b".git/" + path, stat.S_IFREG | 0o644, content) for path, content in git_folder.items()
     ]
-    files.append((b".git/index", stat.S_IFREG | 0o644, index))
     hidden = {
         tree.missing_folder(store, candidate, path)
         for path, file in changes.items()
         if file is None
     }
-    return Layer(tuple(files), tuple(sorted(filter(None, hidden))), now_ns)
+    gone = tuple(sorted(filter(None, hidden)))
+    return Layer(tuple(files), gone, now_ns, tuple(index), str(base.index))
 
 
 def _entries(
@@ -202,7 +210,8 @@ def _contents(
         # Attributes are read from the index when the work tree is empty.
         (Path(folder) / "tree").mkdir()
         index = Path(folder) / "index"
-        index.write_bytes(git_index.spliced(*base.index(), _entries(changes, plain, 0)))
+        parts = base.spliced(_entries(changes, plain, 0))
+        index.write_bytes(git_index.joined(base.index.read_bytes(), parts))
         git.run_store_git(
             store.git_dir,
             ["checkout-index", "-z", "--stdin", f"--prefix={folder}/out/"],

@@ -79,7 +79,6 @@ class Completed:
     stderr: bytes
     elapsed_s: float
     stop: Stop | None = None
-    report: bytes = b""
     survivors: int = 0
     peak_bytes: int = 0
     consumer: str = ""

@@ -19,6 +19,7 @@ from sandbox_engine.verdict import TestOutcome, TestRecord
 MAX_ID_CHARS = 4_000
 MAX_MESSAGE_CHARS = 16_000
 MAX_LINES = 2_000_000
+MAX_BYTES = 64 * 1024**2
 MAX_LINE_BYTES = 32 * 1024**2
 """What JSON becomes in memory is up to twenty times as large."""
 _MAX_DURATION_S = 1e9
@@ -136,30 +137,58 @@ class _Reading:
         )
 
 
-def parse_report(report: bytes) -> PytestReport:
-    """Return what `report` says; never raises, whatever is in it.
+class ReportReader:
+    """Reads a report as it comes, and keeps no more of it than it believes.
 
     A stream that stops early, at the end of a line, is not torn: its session did not end.
     """
-    reading = _Reading()
-    start = 0
-    try:
-        for number in range(MAX_LINES):
-            if start == len(report):
-                return reading.report(None)
-            stop = report.find(b"\n", start)
-            if stop < 0:
-                raise _Torn("it stops in the middle of a line")
-            if stop - start > MAX_LINE_BYTES:
+
+    def __init__(self) -> None:
+        self._reading = _Reading()
+        self._rest = bytearray()
+        self._count = 0
+        self._total = 0
+        self._torn: str | None = None
+
+    def feed(self, part: bytes) -> None:
+        """Take in the next part; never raises, whatever is in it."""
+        if self._torn is not None:
+            return
+        self._rest += part
+        try:
+            *lines, rest = self._rest.split(b"\n")
+            for line in lines:
+                self._take(line)
+            if len(rest) > MAX_LINE_BYTES:
                 raise _Torn("one of its lines is too long")
-            reading.take(_line(report[start:stop], number))
-            start = stop + 1
-        raise _Torn("it has too many lines")
-    except _Torn as torn:
-        return reading.report(str(torn))
+            self._rest = rest
+        except _Torn as torn:
+            self._torn = str(torn)
+            self._rest = bytearray()
+
+    def _take(self, line: bytes | bytearray) -> None:
+        self._total += len(line)
+        if len(line) > MAX_LINE_BYTES:
+            raise _Torn("one of its lines is too long")
+        if self._total > MAX_BYTES or self._count >= MAX_LINES:
+            raise _Torn("it is too long")
+        self._reading.take(_line(line, self._count))
+        self._count += 1
+
+    def report(self) -> PytestReport:
+        """Return what the whole report says."""
+        torn = self._torn or ("it stops in the middle of a line" if self._rest else None)
+        return self._reading.report(torn)
 
 
-def _line(raw: bytes, number: int) -> Mapping[str, Any]:
+def parse_report(report: bytes) -> PytestReport:
+    """Return what `report` says; never raises, whatever is in it."""
+    reader = ReportReader()
+    reader.feed(report)
+    return reader.report()
+
+
+def _line(raw: bytes | bytearray, number: int) -> Mapping[str, Any]:
     try:
         line = json.loads(raw)
     except (ValueError, RecursionError):

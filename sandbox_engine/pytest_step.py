@@ -19,7 +19,7 @@ from pathlib import Path
 from sandbox_engine import inside
 from sandbox_engine.interpreter import Interpreter
 from sandbox_engine.process import Completed, Limits, Stop
-from sandbox_engine.pytest_report import PytestReport, parse_report
+from sandbox_engine.pytest_report import PytestReport, ReportReader
 from sandbox_engine.sandbox import Sandbox
 from sandbox_engine.verdict import Finding, Outcome, StepResult, TestOutcome, TestRecord
 
@@ -94,6 +94,7 @@ def run_pytest(
 def _run(
     sandbox: Sandbox, session: Session, arguments: Sequence[str], workers: int, limits: Limits
 ) -> tuple[Completed, PytestReport]:
+    reader = ReportReader()
     parallel = ["-n", str(workers), "--max-worker-restart=0"] if workers else []
     done = sandbox.run(
         [
@@ -109,8 +110,9 @@ def _run(
         limits,
         variables={SETTINGS_ENV: _settings(sandbox, session)},
         report_env=REPORT_ENV,
+        on_report=reader.feed,
     )
-    return done, parse_report(done.report)
+    return done, reader.report()
 
 
 def _settings(sandbox: Sandbox, session: Session) -> str:

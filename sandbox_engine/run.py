@@ -115,7 +115,7 @@ class Run:
 
             def sandbox() -> Sandbox:
                 if not opened:
-                    opened.append(leases.enter_context(self._open()))
+                    opened.append(leases.enter_context(self.open_sandbox()))
                 return opened[0]
 
             session = functools.cache(self._session)
@@ -128,7 +128,8 @@ class Run:
         return results
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[Sandbox]:
+    def open_sandbox(self) -> Iterator[Sandbox]:
+        """Yield a sandbox of the tier that holds the candidate, which is written for it."""
         tree.write_tree(self._store, self._candidate)
         commit = commit_candidate(self._store, self._candidate.base, self._candidate.id)
         with compiled.held(self._store, self.interpreter) as provided:

@@ -8,7 +8,7 @@ open no path themselves.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,12 @@ from sandbox_engine.carry import Carried
 from sandbox_engine.isolation import View
 from sandbox_engine.process import Completed, Limits
 from sandbox_engine.verdict import Tier
+
+GIT_CONFIG = b"[user]\n\tname = sandbox\n\temail = sandbox@localhost\n"
+"""What git finds in the HOME of a run."""
+
+PRIVATE = {"TERM": "dumb", "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1"}
+"""What every run's environment says, beside where its temporary folders are."""
 
 _ALLOWED = ("PATH", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "SHELL")
 
@@ -41,11 +47,12 @@ class Sandbox(Protocol):
         *,
         variables: Mapping[str, str] | None = None,
         report_env: str | None = None,
+        on_report: Callable[[bytes], None] | None = None,
     ) -> Completed:
         """Run `argv` in the sandbox's root and return how it ended; nothing it started is left.
 
         `variables` are added to its environment; `report_env` names the one that holds the
-        descriptor of the report pipe.
+        descriptor of the report pipe, whose parts `on_report` gets.
         """
 
     def read(self, path: str) -> bytes | None:

@@ -37,11 +37,9 @@ class Shelf:
 
     def labels(self) -> dict[int, str]:
         """Return the label of each place that has one."""
-        found = {}
-        for number in range(self.most + 1):
-            if (label := _label_of(self._place(number))) is not None:
-                found[number] = label
-        return found
+        numbers = [int(name) for name in os.listdir(self.folder) if name.isdigit()]
+        found = {number: _label_of(self._place(number)) for number in sorted(numbers)}
+        return {number: label for number, label in found.items() if label is not None}
 
     def hold(self, number: int, accept: Callable[[str], bool]) -> Place | None:
         """Return a place if nobody changes it and its label is accepted, once it is held."""
@@ -95,7 +93,7 @@ class Shelf:
     def _by_use(self) -> Iterator[int]:
         """Yield all numbers: empty places first while few are filled, then the least used."""
         used: dict[int, int] = {}
-        for number in range(self.most + 1):
+        for number in self.labels():
             with contextlib.suppress(FileNotFoundError):
                 used[number] = (self._place(number) / _LABEL).stat().st_mtime_ns
         empty = [number for number in range(self.most + 1) if number not in used]

@@ -9,11 +9,13 @@ it with an index of the engine's own, and now and then every file is read and co
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from sandbox_engine.carry import Carried
 from sandbox_engine.containment import Confinement, Keeper, open_keeper
 from sandbox_engine.errors import GitError
 from sandbox_engine.process import Completed, Limits, Stop
-from sandbox_engine.sandbox import Setup
+from sandbox_engine.sandbox import GIT_CONFIG, PRIVATE, Setup
 from sandbox_engine.slots import RELEASED, Slot
 from sandbox_engine.store import Store
 from sandbox_engine.verdict import CommitId, Tier
@@ -38,7 +40,6 @@ _GIT_DIR = frozenset(
     {"HEAD", "config", "info", "objects", "refs", "packed-refs", "worktrees", "shallow"}
 )
 _ADMIN = frozenset({"HEAD", "commondir", "gitdir", "index", "locked"})
-_GIT_CONFIG = b"[user]\n\tname = sandbox\n\temail = sandbox@localhost\n"
 
 
 @dataclass
@@ -63,6 +64,7 @@ class SlotSandbox:
         *,
         variables: Mapping[str, str] | None = None,
         report_env: str | None = None,
+        on_report: Callable[[bytes], None] | None = None,
     ) -> Completed:
         done = self._keeper.run(
             argv,
@@ -72,6 +74,7 @@ class SlotSandbox:
             confinement=self._confinement,
             marker=self._slot.marker,
             report_env=report_env,
+            on_report=on_report,
         )
         self._has_incident |= done.stop not in (None, Stop.INTERRUPTED)
         return done
@@ -128,8 +131,8 @@ def open_slot(store: Store, commit: CommitId, setup: Setup) -> Iterator[SlotSand
             private = {
                 "HOME": str(scratch / "home"),
                 "TMPDIR": str(scratch / "tmp"),
-                "TERM": "dumb",
                 "PYTHONPYCACHEPREFIX": str(provided),
+                **PRIVATE,
             }
             sandbox = SlotSandbox(
                 root=slot.root,
@@ -204,8 +207,8 @@ def _move(slot: Slot, commit: CommitId, lease: int) -> None:
         _rebuild(slot, commit, lease)
     try:
         _check_out(slot, commit, lease)
-    except GitError:
-        # A read-only folder of the last run, or an index that was torn: made anew, it is neither.
+    except (GitError, OSError):
+        # A folder deeper than a path is long, or an index that was torn: made anew, it is neither.
         _rebuild(slot, commit, lease)
         _check_out(slot, commit, lease)
 
@@ -258,19 +261,21 @@ def _keep_only(folder: Path, names: Collection[str]) -> None:
 
 def _check_out(slot: Slot, commit: CommitId, lease: int) -> None:
     _settle(slot)
+    _empty_submodules(slot)
+    _sweep(slot)
+    # What is untracked goes first: git would read a `.gitattributes` that is not the tree's.
     for arguments in (
-        ["checkout", "-q", "-f", "-B", slot.branch, commit],
         ["clean", "-q", "-ffdx"],
+        ["checkout", "-q", "-f", "-B", slot.branch, commit],
     ):
         git.run_store_git(
             slot.admin, arguments, work_tree=slot.root, index=slot.index, keep_fds=(lease,)
         )
-    _clean_what_git_leaves(slot)
     disk.write_whole(slot.admin / "index", slot.index.read_bytes())
 
 
-def _clean_what_git_leaves(slot: Slot) -> None:
-    """Remove pipes, sockets and devices, which git does not list, and what is in submodules."""
+def _empty_submodules(slot: Slot) -> None:
+    """Remove what is in submodules, of which git does not look into any."""
     if (slot.root / ".gitmodules").exists():
         entries = git.run_store_git(slot.admin, ["ls-files", "-s", "-z"], index=slot.index)
         for entry in entries.split(b"\0"):
@@ -278,14 +283,68 @@ def _clean_what_git_leaves(slot: Slot) -> None:
                 folder = slot.root / os.fsdecode(entry.partition(b"\t")[2])
                 disk.remove_tree(folder)
                 folder.mkdir()
-    folders = [os.fspath(slot.root)]
+
+
+def _sweep(slot: Slot) -> None:
+    """Remove what git would pass over, so that it makes anew what the tree has there.
+
+    That are pipes, sockets and devices; repositories in folders of the tree; and files that have
+    another name elsewhere, other modes than git gives, or attributes.
+    """
+    umask = _umask()
+    root = os.fspath(slot.root)
+    folders = [root]
     while folders:
-        with os.scandir(folders.pop()) as entries_here:
-            for node in entries_here:
-                if node.is_dir(follow_symlinks=False):
+        folder = folders.pop()
+        _make_plain(folder, umask)
+        with os.scandir(folder) as nodes:
+            for node in nodes:
+                is_git = node.name == ".git"
+                if is_git and folder == root:
+                    continue
+                if node.is_dir(follow_symlinks=False) and not is_git:
                     folders.append(node.path)
-                elif not node.is_symlink() and not node.is_file(follow_symlinks=False):
-                    os.unlink(node.path)
+                elif is_git or not _is_plain(node, umask):
+                    disk.remove_tree(Path(node.path))
+
+
+def _make_plain(folder: str, umask: int) -> None:
+    """Give a folder back the mode that git gives, and take away attributes: they are inherited."""
+    if stat.S_IMODE(os.lstat(folder).st_mode) != 0o777 & ~umask:
+        os.chmod(folder, 0o777 & ~umask)
+    for name in _attributes(folder):
+        os.removexattr(folder, name)
+
+
+def _is_plain(node: os.DirEntry[str], umask: int) -> bool:
+    """Tell whether a node that is no folder is one that git could have made."""
+    if node.is_symlink():
+        return True
+    status = node.stat(follow_symlinks=False)
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_nlink == 1
+        and stat.S_IMODE(status.st_mode) in (0o666 & ~umask, 0o777 & ~umask)
+        and not _attributes(node.path)
+    )
+
+
+def _attributes(path: str) -> list[str]:
+    """Return the attributes of a file that are not the system's own labels."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return []
+        raise
+    return [name for name in names if name.startswith(("user.", "system.posix_acl"))]
+
+
+@functools.cache
+def _umask() -> int:
+    """Return this process's umask, which git inherits; asking for it by `umask` would change it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
 
 
 @contextlib.contextmanager
@@ -298,7 +357,7 @@ def _scratch(slot: Slot) -> Iterator[Path]:
     try:
         (folder / "home").mkdir()
         (folder / "tmp").mkdir()
-        (folder / "home" / ".gitconfig").write_bytes(_GIT_CONFIG)
+        (folder / "home" / ".gitconfig").write_bytes(GIT_CONFIG)
         yield folder
     finally:
         slots.remove_scratch(slot)

@@ -265,10 +265,6 @@ NEVER_STOPPED = {
     "mode": ("", "os.chmod(f'{place}/shut/file', 0o2666)"),
     "group": ("", "os.chown(f'{place}/shut/file', -1, os.getgid())"),
     "times": ("", "os.utime(f'{place}/shut/file', (1, 1))"),
-    "System V": (
-        "libc = ctypes.CDLL(None); segment = libc.shmget(0, 4096, 0o600)",
-        "IPC_RMID = 0; assert libc.shmctl(segment, IPC_RMID, None) == 0",
-    ),
     "POSIX queues": (
         "libc = ctypes.CDLL('librt.so.1'); queue = os.fsencode('/' + place.replace('/', '-'));"
         "assert libc.mq_open(queue, os.O_CREAT | os.O_RDWR, 0o600, None) >= 0",

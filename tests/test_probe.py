@@ -60,6 +60,7 @@ def probe(
         **(settings or {}),
     }
     plugins = ["-p", "xdist"] if any(argument.startswith("-n") for argument in arguments) else []
+    parts: list[bytes] = []
     done = run_contained(
         [sys.executable, str(PROBE), "--rootdir", str(root), *plugins, *arguments],
         cwd=root,
@@ -71,8 +72,9 @@ def probe(
         },
         limits=Limits(wall_s=60),
         report_env="SANDBOX_ENGINE_REPORT_FD",
+        on_report=parts.append,
     )
-    return Seen(done, parse_report(done.report))
+    return Seen(done, parse_report(b"".join(parts)))
 
 
 OUTCOMES = """

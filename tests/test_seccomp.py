@@ -202,6 +202,11 @@ STRICT_ALONE = {
         "EPERM",
     ),
     "limit others": ("resource.prlimit(neighbour, resource.RLIMIT_CORE, (0, 0))", "EPERM"),
+    "shared memory": (
+        "segment = linux.syscall(calls['shmget'], 0, 4096, 0o600);"
+        "linux.syscall(calls['shmctl'], segment, 0, None)",
+        "EPERM",
+    ),
     "signal all": ("os.kill(-1, 0)", "EPERM"),
     "unshare": ("linux.unshare(linux.CLONE_NEWUSER)", "EPERM"),
     "clone": (

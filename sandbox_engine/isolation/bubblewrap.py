@@ -18,6 +18,16 @@ INSIDE, COMPILED, OBJECTS = f"{OWN}/inside", f"{OWN}/compiled", f"{OWN}/objects"
 _SPACE = {"tmp": "/tmp", "var-tmp": "/var/tmp", "shm": "/dev/shm", "home": HOME}
 """Which folder of the sandbox's own file system is seen where."""
 _STATUS_FD, _SECCOMP_FD = 5, 4
+_KERNEL_READABLE = ("sys", "sysrq-trigger", "irq", "bus", "fs")
+_KERNEL_HIDDEN = (
+    *("acpi", "asound", "kcore", "keys", "latency_stats", "mtrr", "sched_debug", "scsi"),
+    *("timer_list", "timer_stats", "interrupts", "kallsyms", "kpagecount", "kpageflags"),
+)
+"""Files of the kernel that belong to root, whom a user namespace does not make another one.
+
+Most are those that container engines mask, see `MaskedPaths` and `ReadonlyPaths` of
+https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md.
+"""
 
 
 def arguments(
@@ -40,7 +50,7 @@ def arguments(
         *("--uid", str(os.geteuid()), "--gid", str(os.getegid()), "--cap-drop", "ALL"),
         *("--json-status-fd", str(_STATUS_FD), "--seccomp", str(_SECCOMP_FD)),
         *_system(),
-        *("--proc", "/proc", "--dev", "/dev"),
+        *("--proc", "/proc", *_kernel(), "--dev", "/dev"),
     ]
     for name, place in _SPACE.items():
         words += ["--bind", f"{space}/{name}", place]
@@ -62,6 +72,18 @@ def _system() -> Iterator[str]:
             yield from ("--symlink", os.readlink(path), path)
         elif os.path.exists(path):
             yield from ("--ro-bind", path, path)
+
+
+def _kernel() -> Iterator[str]:
+    """Yield what keeps a run that is root by its number from the kernel's settings."""
+    for name in _KERNEL_READABLE:
+        if os.path.exists(f"/proc/{name}"):
+            yield from ("--ro-bind", f"/proc/{name}", f"/proc/{name}")
+    for name in _KERNEL_HIDDEN:
+        if os.path.isdir(f"/proc/{name}"):
+            yield from ("--tmpfs", f"/proc/{name}", "--remount-ro", f"/proc/{name}")
+        elif os.path.exists(f"/proc/{name}"):
+            yield from ("--ro-bind", "/dev/null", f"/proc/{name}")
 
 
 def _is_shown(path: str) -> bool:

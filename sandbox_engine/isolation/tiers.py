@@ -154,6 +154,7 @@ def _try_full(program: str, place: Path) -> Obstacle | None:
             limits=_PROBE_LIMITS,
             home={},
         )
+        keeper.prepared()
         done = keeper.run(
             # A folder that is removed and made again needs more of the kernel than others.
             ["sh", "-c", "test -e new && test ! -e gone/file && rmdir gone && mkdir gone"],

@@ -51,7 +51,7 @@ _NEVER_STOPPED = (
     "reading what may be read",
     "seeing that a file is there, its size, its times, and by inotify its use",
     "changing mode (but not to setuid), group and times of every file of the user",
-    "System V shared memory, semaphores and queues of the user, and removing POSIX queues",
+    "removing POSIX queues of the user",
     "changing priority and processors of other processes, unless they have capabilities",
     "using sockets that something outside hands over",
     "using more memory and disk than allowed until the next look at them",

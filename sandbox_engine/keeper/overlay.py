@@ -10,6 +10,8 @@ files, which the engine wrote; `space`, of a bounded size, all that runs write.
 
 from __future__ import annotations
 
+import hashlib
+import mmap
 import os
 import stat
 from typing import Any
@@ -28,7 +30,8 @@ class Overlay:
     """The mounts of one sandbox, as a `prepare` message describes them.
 
     `layer` and `space` are empty folders to mount on. `files` are the candidate's: path, mode and
-    content, a link's target for one; `gone` are paths that it does not have. `mounts` are name,
+    content, a link's target for one; `gone` are paths that it does not have; `index` are bytes, or
+    ranges of `old_index`, of its git index but for the checksum. `mounts` are name,
     lower folders from the top down, and the place below the root, empty for none; the first is
     the root itself. `home` are the files of HOME. Sizes are in bytes.
     """
@@ -44,6 +47,9 @@ class Overlay:
         enter_namespaces()
         linux.mount(b"sandbox-engine", self.layer, b"tmpfs", _FLAGS, b"mode=755")
         write_layer(self.candidate, fields["files"], fields["gone"], fields["mtime_ns"])
+        if fields["index"]:
+            target = os.path.join(self.candidate, b".git", b"index")
+            write_index(target, fields["old_index"], fields["index"])
         self.mounts[0][1].insert(0, self.candidate)
         self._mount()
 
@@ -172,6 +178,18 @@ def write_layer(
         os.makedirs(os.path.dirname(target), exist_ok=True)
         # What overlayfs calls a whiteout; it takes no privilege to make one.
         os.mknod(target, stat.S_IFCHR, os.makedev(0, 0))
+
+
+def write_index(path: bytes, old: bytes, parts: list[bytes | tuple[int, int]]) -> None:
+    """Write a git index out of bytes and of ranges of an old one, with its checksum."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    with open(old, "rb") as source, open(path, "xb", buffering=0) as file:
+        with mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            for part in parts:
+                content = part if isinstance(part, bytes) else mapped[part[0] : part[1]]
+                digest.update(content)
+                file.write(content)
+        file.write(digest.digest())
 
 
 def write_file(path: bytes, content: bytes, mode: int) -> None:

@@ -138,6 +138,10 @@ _WITHOUT_NAMESPACES: tuple[_Rule, ...] = (
     # Read and steer other processes of the user, and take their open files.
     (("ptrace", "process_vm_readv", "process_vm_writev"), _ALWAYS, errno.EPERM),
     (("pidfd_getfd", "kcmp"), _ALWAYS, errno.EPERM),
+    # Memory, semaphores and queues that all processes of the user share.
+    (("shmget", "shmat", "shmctl"), _ALWAYS, errno.EPERM),
+    (("semget", "semop", "semtimedop", "semctl"), _ALWAYS, errno.EPERM),
+    (("msgget", "msgsnd", "msgrcv", "msgctl"), _ALWAYS, errno.EPERM),
     # A limit that is set too low ends another process of the user.
     (("prlimit64",), _is_none_of(0, 0), errno.EPERM),
     # Every process of the user at once; landlock protects them from ABI 6 on.
