@@ -45,14 +45,22 @@ def held(store: Store, interpreter: Interpreter) -> Iterator[Place | None]:
             os.close(place.lease)
 
 
-def learn(store: Store, interpreter: Interpreter, sources: Iterable[str]) -> None:
+def learn(
+    store: Store, interpreter: Interpreter, sources: Iterable[str], rewritten: Iterable[str]
+) -> None:
     """Provide what is compiled of `sources` too from now on, as far as the environment has them.
 
-    Sandboxes that are open stay as they are: what is more goes to a place of its own.
+    Of `rewritten` pytest keeps a form of its own. Sandboxes that are open stay as they are: what
+    is more goes to a place of its own.
     """
     shelf = open_shelf(store.compiled, most=_PLACES, kept=_KEPT)
     roots = tuple(os.path.join(root, "") for root in interpreter.roots)
-    wanted = {source for source in sources if os.path.normpath(source).startswith(roots)}
+    wanted = {
+        f"{kind} {path}"
+        for kind, paths in ((inside.PLAIN, sources), (inside.REWRITTEN, rewritten))
+        for path in paths
+        if os.path.normpath(path).startswith(roots)
+    }
     place = _newest(shelf, interpreter)
     if place is None or not wanted:
         return

@@ -43,6 +43,8 @@ _READ_BYTES = 256 * 1024
 _GRACE_S = 15.0
 """How long after the wall time a keeper may still be killing; then it is hung itself."""
 _REPORT_FD = 3
+VIEW = "view"
+"""The folder in that of a sandbox's layer that its runs see as `/`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,16 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """Something that runs see at `place`: the file or folder `source`, or a link with that text."""
+
+    place: str
+    source: str
+    is_writable: bool = False
+    is_link: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """What a candidate has over its base: `files` are path, mode and content, `gone` paths.
 
@@ -102,6 +114,7 @@ class Keeper:
         self,
         layer: Layer,
         mounts: Sequence[Mount],
+        shown: Sequence[Shown],
         *,
         folders: tuple[str, str],
         limits: Limits,
@@ -109,7 +122,8 @@ class Keeper:
     ) -> None:
         """Begin to give the sandbox a file system of its own: `mounts`, the first under `layer`.
 
-        `folders` are two empty ones to mount on: for the layer, and for all that runs write.
+        `shown` is all that runs see. `folders` are two empty ones to mount on: for the layer and
+        the view that runs get (VIEW in it), and for all that they write.
         `prepared` waits until it is there.
         """
         encode = os.fsencode
@@ -128,6 +142,10 @@ class Keeper:
             mounts=[
                 (encode(mount.name), list(map(encode, mount.lowers)), encode(mount.place))
                 for mount in mounts
+            ],
+            shown=[
+                (encode(one.place), encode(one.source), one.is_writable, one.is_link)
+                for one in shown
             ],
         )
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from sandbox_engine import carry, inside, layers, slots
 from sandbox_engine import store as store_module
 from sandbox_engine.containment import Confinement, Keeper, Mount, open_keeper
-from sandbox_engine.isolation import bubblewrap, full_confinement
-from sandbox_engine.isolation.view import is_below
+from sandbox_engine.isolation import full_confinement
+from sandbox_engine.isolation.view import COMPILED, HOME, INSIDE, is_below, object_places, shown
 from sandbox_engine.process import Completed, Limits
 from sandbox_engine.sandbox import GIT_CONFIG, PRIVATE, Setup
 from sandbox_engine.store import Store
@@ -77,7 +77,7 @@ def open_layers(
     Raise SandboxBusyError when too many sandboxes are open.
     """
     root = setup.view.root
-    objects = bubblewrap.object_places(layers.object_folders(store))
+    objects = object_places(layers.object_folders(store))
     with contextlib.ExitStack() as stack:
         slot, lease = stack.enter_context(slots.leased(store, setup.slots, setup.wait_s))
         store_module.tidy(store)
@@ -90,24 +90,24 @@ def open_layers(
         lowers = [str(base.files), *([str(brought.folder / "files")] if brought else [])]
         mounts = _mounts(setup, lowers)
         folders = _mount_points(store)
-        keeper.prepare(layer, mounts, folders=folders, limits=setup.limits, home=_HOME)
-        mounted = {root: mounts[0].name, **_own_places(setup, mounts)}
-        confinement = full_confinement(
+        seen = shown(
             setup.view,
             space=folders[1],
-            mounted=mounted,
-            readable={**objects, bubblewrap.INSIDE: str(inside.FOLDER)},
+            mounted={root: mounts[0].name, **_own_places(setup, mounts)},
+            readable={**objects, INSIDE: str(inside.FOLDER)},
         )
+        keeper.prepare(layer, mounts, seen, folders=folders, limits=setup.limits, home=_HOME)
+        confinement = full_confinement(setup.view, layer=folders[0], space=folders[1])
         keeper.prepared()
         private = {
-            "HOME": bubblewrap.HOME,
+            "HOME": HOME,
             "TMPDIR": "/tmp",
-            "PYTHONPYCACHEPREFIX": bubblewrap.COMPILED,
+            "PYTHONPYCACHEPREFIX": COMPILED,
             **PRIVATE,
         }
         yield LayerSandbox(
             Path(root),
-            Path(bubblewrap.INSIDE),
+            Path(INSIDE),
             keeper,
             {**setup.variables, **private},
             confinement,
@@ -143,5 +143,5 @@ def _own_places(setup: Setup, mounts: list[Mount]) -> dict[str, str]:
         if not mount.place
     }
     if setup.compiled is not None:
-        places[bubblewrap.COMPILED] = "compiled"
+        places[COMPILED] = "compiled"
     return places

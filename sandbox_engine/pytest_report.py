@@ -32,7 +32,7 @@ class PytestReport:
     `ids` are the collected tests and `collected` is their number, None when collection did not
     come that far; `modules` maps each first-party module to the file it was loaded from;
     `collect_errors` are records whose node id is a file or a folder; `sources` are those of the
-    environment that were loaded.
+    environment that were loaded, `rewritten` those whose assertions pytest rewrites.
     """
 
     started: bool = False
@@ -46,6 +46,7 @@ class PytestReport:
     collect_errors: tuple[TestRecord, ...] = ()
     modules: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     sources: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
     torn: str | None = None
 
 
@@ -64,6 +65,7 @@ class _Reading:
     collect_errors: list[TestRecord] = field(default_factory=list)
     modules: dict[str, str] | None = None
     sources: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
 
     def take(self, line: Mapping[str, Any]) -> None:
         kind = line.get("kind")
@@ -96,10 +98,12 @@ class _Reading:
         self.ids = tuple(_clean(node_id, MAX_ID_CHARS) for node_id in ids)
 
     def _take_sources(self, line: Mapping[str, Any]) -> None:
-        sources = line.get("sources")
-        if self.sources or not isinstance(sources, list):
+        both = line.get("sources"), line.get("rewritten")
+        if self.sources or not all(isinstance(paths, list) for paths in both):
             raise _Torn("its list of the environment's sources is malformed or doubled")
-        self.sources = tuple(_clean(path, MAX_ID_CHARS) for path in sources)
+        self.sources, self.rewritten = (
+            tuple(_clean(path, MAX_ID_CHARS) for path in paths or ()) for paths in both
+        )
 
     def _take_modules(self, line: Mapping[str, Any]) -> None:
         modules = line.get("modules")
@@ -133,6 +137,7 @@ class _Reading:
             collect_errors=tuple(self.collect_errors),
             modules=MappingProxyType(self.modules or {}),
             sources=self.sources,
+            rewritten=self.rewritten,
             torn=torn,
         )
 

@@ -41,7 +41,7 @@ class Session:
     names under which changed files might be imported; `is_copy` tells whether a module that
     was loaded from a file outside is a copy of one of these. `is_early` says that the tree provides
     what pytest itself imports, so that the roots must come first. `learn` is told which sources of
-    the environment were loaded. `workers` is 0 without xdist.
+    the environment were loaded, and which of them pytest rewrote. `workers` is 0 without xdist.
     """
 
     interpreter: Interpreter
@@ -52,7 +52,7 @@ class Session:
     near: frozenset[str]
     is_copy: Callable[[str, Path], bool]
     is_early: bool
-    learn: Callable[[Sequence[str]], None]
+    learn: Callable[[Sequence[str], Sequence[str]], None]
     workers: int = 0
 
     @property
@@ -87,7 +87,7 @@ def run_pytest(
         done, report = _run(sandbox, session, arguments, 0, limits)
         result = judge_session(name, done, report, sandbox, session, limits)
     elapsed_s = time.monotonic() - started
-    session.learn(report.sources)
+    session.learn(report.sources, report.rewritten)
     return dataclasses.replace(result, elapsed_s=elapsed_s), report
 
 

@@ -272,9 +272,17 @@ class Modules:
 
 
 def environment_sources(modules):
-    """Return the sources of the environment that were loaded, for the engine to compile."""
-    sources = [path for name, path in modules.known.items() if name not in modules.files]
-    return sorted({printable(path) for path in sources if path.endswith(".py")})
+    """Return the sources of the environment that were loaded, for the engine to compile.
+
+    Those of plugins are told apart: pytest rewrites their assertions.
+    """
+    found = {"sources": set(), "rewritten": set()}
+    for name, path in modules.known.items():
+        if name not in modules.files and path.endswith(".py"):
+            loader = attributes_of(modules.loaded.get(name)).get("__loader__")
+            is_rewritten = type(loader).__name__ == "AssertionRewritingHook"
+            found["rewritten" if is_rewritten else "sources"].add(printable(path))
+    return {kind: sorted(paths) for kind, paths in found.items()}
 
 
 def module_path(module):
@@ -393,7 +401,7 @@ class Main:
         if not self.is_over:
             return
         self.modules.look()
-        self.report.line("environment", sources=environment_sources(self.modules))
+        self.report.line("environment", **environment_sources(self.modules))
         self.report.line("modules", modules=self.modules.files)
         self.report.line("end", exit=int(self.session.exitstatus), counts=self.counts)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_engine.cache import Cache
-from sandbox_engine.containment import Confinement, Layer, Mount, open_keeper
+from sandbox_engine.containment import VIEW, Confinement, Layer, Mount, open_keeper
 from sandbox_engine.errors import IsolationError, SandboxError
 from sandbox_engine.isolation import bubblewrap
-from sandbox_engine.isolation.view import View
+from sandbox_engine.isolation.view import View, shown
 from sandbox_engine.keeper import landlock, seccomp
 from sandbox_engine.process import Limits
 from sandbox_engine.verdict import Tier
@@ -143,14 +143,16 @@ def _try_full(program: str, place: Path) -> Obstacle | None:
         (place / name).mkdir(parents=True)
     (place / "base" / "gone" / "file").touch()
     view = View("/run/probe")
+    layer, space = str(place / "layer"), str(place / "space")
     words = bubblewrap.arguments(
-        program, view, space=str(place / "space"), mounted={view.root: "root"}, readable={}
+        program, view=f"{layer}/{VIEW}", shm=f"{space}/shm", root=view.root
     )
     with open_keeper() as keeper:
         keeper.prepare(
             Layer(((b"new", 0o100644, b""),), (b"gone/file",), 0),
             [Mount("root", (str(place / "base"),))],
-            folders=(str(place / "layer"), str(place / "space")),
+            shown(view, space=space, mounted={view.root: "root"}, readable={}),
+            folders=(layer, space),
             limits=_PROBE_LIMITS,
             home={},
         )
@@ -161,7 +163,7 @@ def _try_full(program: str, place: Path) -> Obstacle | None:
             cwd=view.root,
             env={"PATH": os.defpath},
             limits=_PROBE_LIMITS,
-            confinement=Confinement(words, seccomp=_program(), space=str(place / "space")),
+            confinement=Confinement(words, seccomp=_program(), space=space),
             marker="probe",
         )
     if done.code == 0:

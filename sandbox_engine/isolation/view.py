@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from sandbox_engine.containment import Shown
 
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"),
@@ -19,10 +21,19 @@ SETTINGS = tuple(
         *("ld.so.conf", "ld.so.conf.d", "pki", "ssl", "terminfo", "xdg", "java", "perl"),
         *("debian_version", "host.conf", "hosts", "localtime", "timezone", "login.defs"),
         *("mime.types", "networks", "nsswitch.conf", "os-release", "protocols", "services"),
-        *("resolv.conf", "gai.conf", "passwd", "group", "shells", "magic", "protocols", "rpc"),
+        *("resolv.conf", "gai.conf", "passwd", "group", "shells", "magic", "rpc"),
     )
 )
 """Settings that programs read and that hold no secret."""
+
+
+HOME = "/home/sandbox"
+OWN = "/run/sandbox-engine"
+"""Where a run finds what is the engine's."""
+INSIDE, COMPILED, OBJECTS = f"{OWN}/inside", f"{OWN}/compiled", f"{OWN}/objects"
+
+_SPACE = {"/tmp": "tmp", "/var/tmp": "var-tmp", HOME: "home"}
+"""Which folder of the sandbox's own file system is seen where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,43 @@ class View:
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
     network: bool = False
+
+
+def shown(
+    view: View, *, space: str, mounted: Mapping[str, str], readable: Mapping[str, str]
+) -> tuple[Shown, ...]:
+    """Return all that a run sees, the outermost first.
+
+    `space` is the sandbox's own file system; `mounted` maps places to the folders in it that are
+    seen there, and `readable` places to folders that are the engine's.
+    """
+    own = {**_SPACE, **mounted}
+    found = [
+        *_system(),
+        *(Shown(path, path) for path in view.readable),
+        *(Shown(place, source) for place, source in readable.items()),
+        *(Shown(place, f"{space}/{name}", is_writable=True) for place, name in own.items()),
+        *(Shown(path, path, is_writable=True) for path in view.writable),
+    ]
+    # What lies in another one has to come after it.
+    return tuple(sorted(found, key=lambda one: one.place.count("/")))
+
+
+def _system() -> Iterator[Shown]:
+    for path in (*SYSTEM, *SETTINGS):
+        if os.path.islink(path) and _is_shown(os.path.realpath(path)):
+            yield Shown(path, os.readlink(path), is_link=True)
+        elif os.path.exists(path):
+            yield Shown(path, os.path.realpath(path))
+
+
+def _is_shown(path: str) -> bool:
+    return path.startswith(("/usr/", "/etc/alternatives/")) or path in SETTINGS
+
+
+def object_places(folders: Sequence[str]) -> dict[str, str]:
+    """Return where in a sandbox each of `folders`, which hold git objects, is seen."""
+    return {f"{OBJECTS}/{number}": folder for number, folder in enumerate(folders)}
 
 
 def needed_roots(

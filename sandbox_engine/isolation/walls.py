@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from sandbox_engine.containment import Confinement
+from sandbox_engine.containment import VIEW, Confinement
 from sandbox_engine.isolation import bubblewrap
 from sandbox_engine.isolation.tiers import bubblewrap_path
 from sandbox_engine.isolation.view import SETTINGS, SYSTEM, View
@@ -13,13 +13,20 @@ from sandbox_engine.keeper import seccomp
 _DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
 
 
-def full_confinement(
-    view: View, *, space: str, mounted: Mapping[str, str], readable: Mapping[str, str]
-) -> Confinement:
-    """Return bubblewrap around a run that sees `view`; see `bubblewrap.arguments`."""
+def full_confinement(view: View, *, layer: str, space: str) -> Confinement:
+    """Return bubblewrap around a run that sees `view`.
+
+    `layer` and `space` are the folders that the sandbox's file systems are mounted on.
+    """
     program = bubblewrap_path()
     assert program is not None
-    words = bubblewrap.arguments(program, view, space=space, mounted=mounted, readable=readable)
+    words = bubblewrap.arguments(
+        program,
+        view=f"{layer}/{VIEW}",
+        shm=f"{space}/shm",
+        root=view.root,
+        network=view.network,
+    )
     return Confinement(
         wrapper=words, seccomp=seccomp.program(network=view.network, strict=False), space=space
     )

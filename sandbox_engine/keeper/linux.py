@@ -31,6 +31,10 @@ MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 
+MOUNT_ATTR_RDONLY = 1
+MOUNT_ATTR_NOSUID = 2
+MOUNT_ATTR_NODEV = 4
+
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
@@ -48,6 +52,8 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECBIT_NOROOT = 1 << 0 | 1 << 1
 SECBIT_NO_CAP_AMBIENT_RAISE = 1 << 6 | 1 << 7
 
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
 _CAPABILITY_VERSION_3 = 0x20080522
 
 # The numbers on x86_64 and aarch64; None where there is no such call.
@@ -189,6 +195,14 @@ def mount(
     source: bytes | None, target: bytes, fstype: bytes | None, flags: int, data: bytes | None
 ) -> None:
     _call(_libc.mount, "mount", source, target, fstype, flags, data)
+
+
+def set_mount(target: bytes, attributes: int, *, recursive: bool) -> None:
+    """Add attributes to the mount at `target`, and with `recursive` to all below it."""
+    change = struct.pack("=QQQQ", attributes, 0, 0, 0)
+    flags = _AT_RECURSIVE if recursive else 0
+    number = machine().calls["mount_setattr"]
+    syscall(number, _AT_FDCWD, target, flags, change, len(change))
 
 
 def umount(target: bytes, flags: int) -> None:

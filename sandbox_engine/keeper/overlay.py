@@ -6,6 +6,9 @@ may make, so it costs what the patch costs and is gone with the keeper, however 
 files, which the engine wrote; `space`, of a bounded size, all that runs write.
 
     root = space/upper/root over layer/candidate over the base's files over what is carried
+
+What runs see is put together here too, in `layer/view`: a direct call for each mount costs
+microseconds, and bubblewrap takes all of it along at once.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 from . import linux
 
 _FLAGS = linux.MS_NOSUID | linux.MS_NODEV
+VIEW = b"view"
 _OPAQUE = "user.overlay.opaque"
 _SPACE_FOLDERS = ((b"tmp", 0o1777), (b"var-tmp", 0o1777), (b"shm", 0o1777), (b"home", 0o700))
 _PART_BYTES = 1024 * 1024
@@ -33,7 +37,8 @@ class Overlay:
     content, a link's target for one; `gone` are paths that it does not have; `index` are bytes, or
     ranges of `old_index`, of its git index but for the checksum. `mounts` are name,
     lower folders from the top down, and the place below the root, empty for none; the first is
-    the root itself. `home` are the files of HOME. Sizes are in bytes.
+    the root itself. `shown` are place, source, whether it is writable, and whether it is a link.
+    `home` are the files of HOME. Sizes are in bytes.
     """
 
     def __init__(self, fields: dict[str, Any]) -> None:
@@ -42,6 +47,7 @@ class Overlay:
         self.options = b"size=%d,nr_inodes=%d,mode=755" % (fields["disk_bytes"], fields["inodes"])
         self.mounts: list[tuple[bytes, list[bytes], bytes]] = fields["mounts"]
         self.home: list[tuple[bytes, bytes]] = fields["home"]
+        self.shown: list[tuple[bytes, bytes, bool, bool]] = fields["shown"]
         self.candidate = os.path.join(self.layer, b"candidate")
         self.root = os.path.join(self.space, self.mounts[0][0])
         enter_namespaces()
@@ -62,6 +68,7 @@ class Overlay:
             write_file(os.path.join(self.space, b"home", path), content, 0o644)
         for name, lowers, place in self.mounts:
             self._overlay(name, lowers, os.path.join(self.root, place) if place else b"")
+        show(os.path.join(self.layer, VIEW), self.shown)
 
     def _overlay(self, name: bytes, lowers: list[bytes], target: bytes) -> None:
         upper, work = (os.path.join(self.space, part, name) for part in (b"upper", b"work"))
@@ -80,6 +87,7 @@ class Overlay:
 
     def reset(self) -> None:
         """Throw away all that runs have written."""
+        linux.umount(os.path.join(self.layer, VIEW), linux.MNT_DETACH)
         linux.umount(self.space, linux.MNT_DETACH)
         self._mount()
 
@@ -155,6 +163,40 @@ def enter_namespaces() -> None:
         finally:
             os.close(fd)
     linux.mount(None, b"/", None, linux.MS_REC | linux.MS_PRIVATE, None)
+
+
+def show(view: bytes, shown: list[tuple[bytes, bytes, bool, bool]]) -> None:
+    """Mount on the folder `view` a tree in which everything is at its place."""
+    os.makedirs(view, exist_ok=True)
+    linux.mount(b"sandbox-engine", view, b"tmpfs", _FLAGS, b"mode=755")
+    for name in (b"proc", b"dev"):
+        os.mkdir(os.path.join(view, name))
+    for place, source, is_writable, is_link in shown:
+        target = view + place
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if is_link:
+            os.symlink(source, target)
+            continue
+        if not is_writable and os.path.isfile(source):
+            # A mount costs every run; these are small settings.
+            with open(source, "rb") as file:
+                write_file(target, file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+            continue
+        make_mount_point(target, source)
+        linux.mount(source, target, None, linux.MS_BIND | linux.MS_REC, None)
+        attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
+        if not is_writable:
+            attributes |= linux.MOUNT_ATTR_RDONLY
+        linux.set_mount(target, attributes, recursive=True)
+    linux.set_mount(view, linux.MOUNT_ATTR_RDONLY, recursive=False)
+
+
+def make_mount_point(target: bytes, source: bytes) -> None:
+    """Make something at `target` that `source` can be mounted on, unless it is there."""
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    elif not os.path.exists(target):
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
 
 
 def write_layer(
