@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +20,7 @@ MAX_ID_CHARS = 4_000
 MAX_MESSAGE_CHARS = 16_000
 MAX_LINES = 2_000_000
 MAX_BYTES = 64 * 1024**2
-MAX_LINE_BYTES = 32 * 1024**2
+MAX_LINE_BYTES = 4 * 1024**2
 """What JSON becomes in memory is up to twenty times as large."""
 _MAX_DURATION_S = 1e9
 
@@ -62,6 +62,7 @@ class _Reading:
     exit_code: int | None = None
     tests: list[TestRecord] = field(default_factory=list)
     ids: tuple[str, ...] | None = None
+    has_all_ids: bool = False
     collect_errors: list[TestRecord] = field(default_factory=list)
     modules: dict[str, str] | None = None
     sources: tuple[str, ...] = ()
@@ -93,9 +94,11 @@ class _Reading:
 
     def _take_ids(self, line: Mapping[str, Any]) -> None:
         ids = line.get("ids")
-        if self.ids is not None or not isinstance(ids, list):
+        if self.has_all_ids or not isinstance(ids, list):
             raise _Torn("its list of collected tests is malformed or doubled")
-        self.ids = tuple(_clean(node_id, MAX_ID_CHARS) for node_id in ids)
+        more = tuple(_clean(node_id, MAX_ID_CHARS) for node_id in ids)
+        self.ids = (self.ids or ()) + more
+        self.has_all_ids = line.get("more") is not True
 
     def _take_sources(self, line: Mapping[str, Any]) -> None:
         both = line.get("sources"), line.get("rewritten")
@@ -159,17 +162,22 @@ class ReportReader:
         """Take in the next part; never raises, whatever is in it."""
         if self._torn is not None:
             return
-        self._rest += part
         try:
-            *lines, rest = self._rest.split(b"\n")
-            for line in lines:
+            for line in self._lines(part):
                 self._take(line)
-            if len(rest) > MAX_LINE_BYTES:
+            if len(self._rest) > MAX_LINE_BYTES:
                 raise _Torn("one of its lines is too long")
-            self._rest = rest
         except _Torn as torn:
             self._torn = str(torn)
             self._rest = bytearray()
+
+    def _lines(self, part: bytes) -> Iterator[bytes | bytearray]:
+        """Yield the lines that `part` completes; only what is new is searched."""
+        first, *others = part.split(b"\n")
+        self._rest += first
+        for following in others:
+            line, self._rest = self._rest, bytearray(following)
+            yield line
 
     def _take(self, line: bytes | bytearray) -> None:
         self._total += len(line)

@@ -63,7 +63,6 @@ def test_no_hog_outlives_its_deadline_or_leaves_anything(tmp_path: Path, hogs: M
     assert all(row["runs"] == row["right"] == 1 for row in rows.values())
 
 
-@pytest.mark.xfail(strict=True, reason="a report is kept whole, up to 256 MB of it")
 def test_a_flood_of_the_report_does_not_fill_the_engine(tmp_path: Path) -> None:
     assert _run(tmp_path / "temporary", "--only", "report-flood")["report-flood"]["losses"] == []
 

@@ -68,6 +68,9 @@ def test_a_tier_holds_what_it_promises(world: Any, tier: str) -> None:
     assert (ran.problem, evidence) == ("", [])
     assert ran.isolation == tier
     assert ran.reports.keys() == {probe.attack for probe in _promised(tier)}
+    assert script.processes_with(world.token) == []
+    places = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
+    assert not [place for place in places if (place / world.token).exists()]
 
 
 def test_the_judging_rings(world: Any) -> None:
@@ -75,12 +78,6 @@ def test_the_judging_rings(world: Any) -> None:
     _, evidence = script.attack(world, "none", *probes)
     silent = {name for name, text in ALARMS.items() if text not in "\n".join(evidence)}
     assert not silent
-
-
-def test_nothing_is_left_outside(world: Any) -> None:
-    assert script.processes_with(world.token) == []
-    places = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
-    assert not [place for place in places if (place / world.token).exists()]
 
 
 def test_every_probe_has_its_hostile_function() -> None:

@@ -28,6 +28,7 @@ SETTINGS_ENV = "SANDBOX_ENGINE_PROBE"
 REPORT_ENV = "SANDBOX_ENGINE_REPORT_FD"
 MESSAGE_CHARS = 8000
 HEAD_CHARS = 2000
+IDS_IN_A_LINE = 100
 MODULES_KEY = "sandbox_engine_modules"
 SETTINGS_KEY = "sandbox_engine_settings"
 NO_SETTINGS = {
@@ -350,7 +351,10 @@ class Main:
     def collect(self, ids):
         if self.collected is None:
             self.collected = len(ids)
-            self.report.line("collected", ids=[printable(node_id) for node_id in ids])
+            names = [printable(node_id) for node_id in ids]
+            for start in range(0, len(names) or 1, IDS_IN_A_LINE):
+                end = start + IDS_IN_A_LINE
+                self.report.line("collected", ids=names[start:end], more=end < len(names))
 
     def pytest_configure_node(self, node):
         node.workerinput[SETTINGS_KEY] = self.settings

@@ -322,10 +322,11 @@ def wait_for_end(command: Command, children: Children, session: socket.socket, w
         children.reap()
         if children.code is not None:
             return
-        if time.monotonic() >= deadline:
-            raise Over("time-out", busiest(descendants()))
+        is_late = time.monotonic() >= deadline
         for look in looks:
-            look.when_due()
+            look.when_due(is_late)
+        if is_late:
+            raise Over("time-out", busiest(descendants()))
         pause = min(deadline, *(look.due for look in looks)) - time.monotonic()
         for fd, _ in poller.poll(max(0, pause * 1000)):
             if fd == session.fileno():
@@ -350,9 +351,10 @@ class Look:
         self.children = children
         self.due = due
 
-    def when_due(self) -> None:
+    def when_due(self, is_last: bool) -> None:
+        """Look if it is time; and in the end too: what ran out may be why it is late."""
         now = time.monotonic()
-        if now >= self.due:
+        if is_last or now >= self.due:
             self.look(self.command, self.children)
             spent = time.monotonic() - now
             self.due = now + max(POLL_S, LOOK_SHARE * spent)
