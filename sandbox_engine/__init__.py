@@ -15,6 +15,7 @@ from sandbox_engine.errors import (
     ConfigError,
     DiskFullError,
     GitError,
+    IsolationError,
     LocalChangesError,
     PatchError,
     PromotionError,
@@ -33,6 +34,7 @@ from sandbox_engine.verdict import (
     StepResult,
     TestOutcome,
     TestRecord,
+    Tier,
     Verdict,
 )
 from sandbox_engine.version import VERSION as __version__
@@ -47,6 +49,7 @@ __all__ = [
     "Engine",
     "Finding",
     "GitError",
+    "IsolationError",
     "LocalChangesError",
     "Outcome",
     "PatchError",
@@ -61,6 +64,7 @@ __all__ = [
     "StepResult",
     "TestOutcome",
     "TestRecord",
+    "Tier",
     "UsageError",
     "Verdict",
     "__version__",

@@ -1,22 +1,29 @@
 """Ignored files that tests need: generated versions, compiled extensions, local settings.
 
 A fresh worktree has none of them. They are carried over by pattern and never unless named, as
-copies: a test that writes to one must not write to the user's.
+copies: a test that writes to one must not write to the user's. Sandboxes in layers share one copy
+for as long as the files stay as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox_engine import git
+from sandbox_engine import disk, git
 from sandbox_engine.errors import ConfigError, GitError
 from sandbox_engine.git import Repository
+from sandbox_engine.shelf import Place, open_shelf
+from sandbox_engine.store import Store
+
+_KEPT = 2
+"""How many states of the carried files stay on disk when no sandbox needs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,33 @@ def _fingerprint(top: Path, paths: Sequence[str]) -> str:
         state = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         digest.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def held_layer(store: Store, carried: Carried, most: int) -> Iterator[Place | None]:
+    """Hold a folder with a copy of the carried files as they are now; None where there are none.
+
+    `most` is how many sandboxes there may be at once.
+    """
+    if not carried.paths:
+        yield None
+        return
+    shelf = open_shelf(store.folder / "carried", most=most, kept=_KEPT)
+
+    def make(folder: Path, before: str | None, lease: int) -> None:
+        disk.remove_tree(folder)
+        (folder / "files").mkdir(parents=True)
+        place(carried, folder / "files")
+
+    held = shelf.find(carried.fingerprint)
+    if held is None:
+        with store.locked("carried", wait_s=git.TIME_OUT_S):
+            held = shelf.find(carried.fingerprint) or shelf.fill(carried.fingerprint, make)
+    assert held is not None, "there is a place more than sandboxes, so one is free"
+    try:
+        yield held
+    finally:
+        os.close(held.lease)
 
 
 def place(carried: Carried, root: Path) -> None:

@@ -139,6 +139,11 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
         help="how far an edit may be from the file's text",
     )
     parser.add_argument("--python", metavar="PATH", help="the interpreter that runs the tests")
+    parser.add_argument(
+        "--isolation",
+        choices=("auto", "full", "landlock", "none"),
+        help="how far runs are kept from all else (auto: the best that there is)",
+    )
     parser.add_argument("--no-cache", action="store_true", help="judge again what is known")
     _output_argument(parser)
 
@@ -202,7 +207,8 @@ def _config(options: argparse.Namespace) -> Config:
         # A path that was typed is relative to where it was typed, not to the repository.
         python = os.path.abspath(python) if os.sep in python else python
         config = dataclasses.replace(config, python=python)
-    return config
+    isolation = getattr(options, "isolation", None)
+    return config if isolation is None else dataclasses.replace(config, isolation=isolation)
 
 
 def _strategies(options: argparse.Namespace) -> int:

@@ -22,9 +22,24 @@ from typing import Any
 from sandbox_engine.errors import ConfigError, UsageError
 from sandbox_engine.process import Limits
 from sandbox_engine.recipe import DEFAULT_STRATEGY, STRATEGIES, Policy, Recipe, Step, StepKind
+from sandbox_engine.verdict import Tier
 
 ENVIRONMENT_PREFIX = "SANDBOX_ENGINE_"
-_LIMIT_KEYS = ("timeout_s", "output_bytes", "memory_bytes")
+AUTO = "auto"
+"""The isolation that stands for the best tier that there is."""
+
+_DEFAULTS = Limits()
+_LIMITS = {
+    "timeout_s": "wall_s",
+    **{
+        name: name
+        for name in (
+            *("cpu_s", "memory_bytes", "processes", "open_files"),
+            *("disk_bytes", "inodes", "output_bytes"),
+        )
+    },
+}
+"""The settings that are limits of a run, and what `Limits` calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +48,9 @@ class Config:
 
     `python` is the interpreter that runs the tests. `carry` are patterns of ignored files that
     tests need; `env` names variables that they may see; `source_roots` are the folders that hold
-    top-level packages, `""` for the tree itself. Times are in seconds.
+    top-level packages, `""` for the tree itself. `isolation` is `auto`, for the best that there
+    is, or a tier; with less than `min_isolation` nothing is run. `readable` are folders that runs
+    may read beside those that every run needs. Times are in seconds.
     """
 
     strategy: str = DEFAULT_STRATEGY
@@ -43,9 +60,17 @@ class Config:
     source_roots: tuple[str, ...] | None = None
     syntax_exclude: tuple[str, ...] = ()
     max_file_bytes: int = 10_000_000
-    timeout_s: float = 600.0
-    output_bytes: int = 64 * 2**20
-    memory_bytes: int = 4 * 2**30
+    isolation: str = AUTO
+    min_isolation: str = Tier.NONE
+    readable: tuple[str, ...] = ()
+    timeout_s: float = _DEFAULTS.wall_s
+    cpu_s: float = _DEFAULTS.cpu_s
+    memory_bytes: int = _DEFAULTS.memory_bytes
+    processes: int = _DEFAULTS.processes
+    open_files: int = _DEFAULTS.open_files
+    disk_bytes: int = _DEFAULTS.disk_bytes
+    inodes: int = _DEFAULTS.inodes
+    output_bytes: int = _DEFAULTS.output_bytes
     xdist_after_s: float = 10.0
     slots: int = 8
     lease_wait_s: float = 600.0
@@ -67,10 +92,20 @@ class Config:
             )
         return known[name]
 
+    @property
+    def wanted_tier(self) -> Tier | None:
+        """The tier that runs are to have, None for the best that there is."""
+        return None if self.isolation == AUTO else Tier(self.isolation)
+
+    @property
+    def limits(self) -> Limits:
+        """What a run may use where its strategy does not say otherwise."""
+        return Limits(**{name: getattr(self, key) for key, name in _LIMITS.items()})
+
     def _completed(self, recipe: Recipe, limits: Limits | None = None) -> Recipe:
         return dataclasses.replace(
             recipe,
-            limits=limits or Limits(self.timeout_s, self.output_bytes, self.memory_bytes),
+            limits=limits or self.limits,
             policy=Policy(self.max_file_bytes, self.syntax_exclude),
             xdist_after_s=self.xdist_after_s,
         )
@@ -159,6 +194,11 @@ def _apply(config: Config, settings: Mapping[str, Any], source: str) -> Config:
                 remedy=f"{_nearest(key, kinds)}the README lists the settings",
             )
         values[key] = _typed(source, key, kinds[key], value)
+    for name, allowed in (("isolation", (AUTO, *Tier)), ("min_isolation", tuple(Tier))):
+        if values.get(name, allowed[0]) not in allowed:
+            raise _wrong(source, name, f"one of {', '.join(allowed)}")
+    for name in ("readable", "writable"):
+        _refuse_relative(source, name, values.get(name) or ())
     for folder in values.get("source_roots") or ():
         if folder.startswith("/") or ".." in folder.split("/"):
             raise _wrong(source, "source_roots", "folders of the repository, relative to its top")
@@ -199,12 +239,17 @@ def _strategy(name: str, table: Any, config: Config, source: str) -> Recipe:
     key = f"strategies.{name}"
     if not isinstance(table, dict) or "steps" not in table:
         raise _wrong(source, key, "a table with `steps`")
-    for unknown in table.keys() - {"steps", "description", *_LIMIT_KEYS}:
+    known = ("steps", "description", "network", "writable", *_LIMITS)
+    for unknown in table.keys() - set(known):
         raise ConfigError(
             f"`{source}` sets `{key}.{unknown}`, which is no setting of a strategy",
-            remedy="a strategy has `steps`, `description`, " + ", ".join(_LIMIT_KEYS),
+            remedy=f"a strategy has {', '.join(known)}",
         )
-    limits = _apply(config, {k: v for k, v in table.items() if k in _LIMIT_KEYS}, source)
+    limits = _apply(config, {k: v for k, v in table.items() if k in _LIMITS}, source).limits
+    network, writable = table.get("network", False), _texts(source, key, table.get("writable", []))
+    if not isinstance(network, bool):
+        raise _wrong(source, f"{key}.network", "true or false")
+    _refuse_relative(source, f"{key}.writable", writable)
     steps = table["steps"]
     if not isinstance(steps, list):
         raise _wrong(source, f"{key}.steps", "a list of steps")
@@ -212,10 +257,16 @@ def _strategy(name: str, table: Any, config: Config, source: str) -> Recipe:
         name,
         tuple(_step(step, f"{key}.steps", source) for step in steps),
         str(table.get("description", "")),
+        network=network,
+        writable=writable,
     )
-    return config._completed(
-        recipe, Limits(limits.timeout_s, limits.output_bytes, limits.memory_bytes)
-    )
+    return config._completed(recipe, limits)
+
+
+def _refuse_relative(source: str, key: str, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        if not os.path.isabs(folder):
+            raise _wrong(source, key, f"absolute paths; `{folder}` is none")
 
 
 def _step(raw: Any, key: str, source: str) -> Step:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox_engine import git, store
+from sandbox_engine import git, isolation, store
 from sandbox_engine.cache import Cache
 from sandbox_engine.config import load_config
 from sandbox_engine.errors import SandboxError
 from sandbox_engine.interpreter import choose_interpreter, describe_interpreter, require_pytest
+from sandbox_engine.verdict import Tier
 
 _ROOM_WANTED = 2**30
 
@@ -33,14 +34,6 @@ def examine(repo: str | os.PathLike[str] = ".", config_file: Path | None = None)
     _git(checks)
     if checks[-1].is_well:
         _repository(checks, repo, config_file)
-    checks.append(
-        Check(
-            "isolation",
-            True,
-            "none: runs are ended whole, but could write wherever you may",
-            "validate only patches whose tests you would run yourself",
-        )
-    )
     return checks
 
 
@@ -70,6 +63,7 @@ def _repository(checks: list[Check], repo: str | os.PathLike[str], file: Path | 
     if found:
         _look(checks, "store", lambda: _room(found[0].folder))
         _look(checks, "interpreter", lambda: _interpreter(found[0], file))
+        checks += _isolation(found[0], file)
 
 
 def _room(folder: Path) -> str:
@@ -90,6 +84,36 @@ def _interpreter(opened: store.Store, file: Path | None) -> str:
     version = ".".join(map(str, interpreter.version))
     xdist = f"pytest-xdist {interpreter.xdist}" if interpreter.xdist else "no pytest-xdist"
     return f"{executable}, Python {version}, pytest {interpreter.pytest}, {xdist}"
+
+
+def _isolation(opened: store.Store, file: Path | None) -> Iterator[Check]:
+    """Yield what each tier needs; well is the one that runs will have."""
+    found = isolation.survey(Cache(opened.database), opened.folder)
+    config = load_config(opened.repository.top, file=file)
+    chosen = config.wanted_tier or found.best
+    is_enough = chosen not in found.obstacles and not chosen.is_less_than(config.min_isolation)
+    yield Check(
+        "isolation",
+        is_enough,
+        f"{chosen}: {_PROMISES[chosen]}",
+        None if is_enough else f"the configuration asks for at least `{config.min_isolation}`",
+    )
+    for tier, obstacle in found.obstacles.items():
+        yield Check(
+            f"isolation {tier}",
+            is_enough,
+            f"cannot be had: {obstacle.problem}",
+            obstacle.remedy,
+        )
+
+
+_PROMISES = {
+    Tier.FULL: "runs see a file system, a network and processes of their own",
+    Tier.LANDLOCK: "runs cannot write, signal or connect elsewhere; what is left is in "
+    "docs/isolation.md",
+    Tier.NONE: "runs are ended whole, but can reach whatever you can: validate only patches whose "
+    "tests you would run yourself",
+}
 
 
 def _look(checks: list[Check], name: str, look: Callable[[], str]) -> None:

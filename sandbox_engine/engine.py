@@ -14,13 +14,15 @@ from sandbox_engine.cache import Cache, Key
 from sandbox_engine.config import Config, load_config
 from sandbox_engine.errors import PatchError, UsageError
 from sandbox_engine.folder import read_folder
+from sandbox_engine.isolation import View
 from sandbox_engine.patch import EditStatus, Match, Patch, parse_patch, patch_from_files
 from sandbox_engine.precheck import precheck
 from sandbox_engine.recipe import Recipe
 from sandbox_engine.run import Run
-from sandbox_engine.sandbox import ISOLATION, Sandbox, open_sandbox
+from sandbox_engine.sandbox import Setup
+from sandbox_engine.slot_sandbox import SlotSandbox, open_slot
 from sandbox_engine.tree import CandidateTree, build_tree
-from sandbox_engine.verdict import Author, CommitId, Finding, Outcome, Verdict, judge
+from sandbox_engine.verdict import Author, CommitId, Finding, Outcome, Tier, Verdict, judge
 from sandbox_engine.version import VERSION
 
 if TYPE_CHECKING:
@@ -122,6 +124,15 @@ class Engine:
                 "the patch changes nothing",
                 "check that it is not empty",
             )
+        if run.is_isolated_less_than(least := self.config.min_isolation):
+            return dataclasses.replace(
+                blank,
+                outcome=Outcome.INCONCLUSIVE,
+                reason=f"nothing was run: the isolation here is `{run.tier}`, and "
+                f"`min_isolation` asks for `{least}`",
+                hint="`sandbox-engine doctor` tells what is missing and how to get it",
+                isolation=run.tier,
+            )
         key = Key(candidate.id, candidate.base_tree, recipe.fingerprint(), run.environment)
         if use_cache and (known := self.cache.find(key)):
             verdict = dataclasses.replace(
@@ -135,7 +146,8 @@ class Engine:
             outcome, reason, hint = judge(results)
             verdict = dataclasses.replace(
                 blank, outcome=outcome, reason=reason, hint=hint, steps=results,
-                isolation=ISOLATION, environment=run.environment,
+                isolation=run.tier, openings=recipe.openings if run.runs_something else (),
+                environment=run.environment,
             )  # fmt: skip
             self.cache.keep(key, verdict)
         if verdict.outcome is Outcome.PASSED and not store.is_kept(self.store, candidate.id):
@@ -166,17 +178,21 @@ class Engine:
         )
         return promotion.promote(self.store, verdict, branch, making)
 
-    def _lease(self, verdict: Verdict) -> contextlib.AbstractContextManager[Sandbox]:
-        """Lease a sandbox that holds the judged tree, for the commit's hooks."""
+    def _lease(self, verdict: Verdict) -> contextlib.AbstractContextManager[SlotSandbox]:
+        """Lease a worktree that holds the judged tree, for the commit's hooks.
+
+        Hooks are the user's own programs and work on the user's repository: no tier is for them.
+        """
         assert verdict.tree is not None
-        return open_sandbox(
-            self.store,
-            store.commit_candidate(self.store, verdict.base, verdict.tree),
-            variables={},
+        commit = store.commit_candidate(self.store, verdict.base, verdict.tree)
+        setup = Setup(
+            Tier.NONE,
+            View(str(self.repository.top)),
             carried=carry.find_carried(self.repository, self.config.carry),
             slots=self.config.slots,
             wait_s=self.config.lease_wait_s,
         )
+        return open_slot(self.store, commit, setup)
 
 
 def _edits_of(patch: str | bytes | Path, format: str | None) -> Patch:

@@ -93,6 +93,10 @@ class CommandMissingError(SandboxError):
     """A program that is needed is not installed, or an interpreter lacks a package."""
 
 
+class IsolationError(SandboxError):
+    """The isolation that was asked for cannot be had on this system."""
+
+
 class DiskFullError(SandboxError):
     """The file system of the store, or of the repository, has no room left."""
 

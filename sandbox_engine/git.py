@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 OLDEST_GIT = (2, 31)
 """`rev-parse --path-format` came with 2.31."""
 
-_TIME_OUT_S = 600.0
+TIME_OUT_S = 600.0
 _NO_SPACE = ("No space left on device", "Disk quota exceeded", "Out of diskspace")
 _INERT = tuple(
     word
@@ -121,7 +121,7 @@ def run_git(
         cwd=cwd,
         env=plain_environment() if env is None else env,
         input=input,
-        timeout_s=_TIME_OUT_S,
+        timeout_s=TIME_OUT_S,
         keep_fds=keep_fds,
     )
     if done.code in accept:

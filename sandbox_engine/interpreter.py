@@ -68,15 +68,32 @@ class Interpreter:
     def is_virtual(self) -> bool:
         return self.prefix != self.base_prefix
 
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The folders that all its own modules lie in: of packages, and of the library."""
+        major, minor, _ = self.version
+        return (*self.sites, os.path.join(self.base_prefix, "lib", f"python{major}.{minor}"))
+
+    @property
+    def signature(self) -> str:
+        """A digest of the interpreter and of what is installed for it."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
+        digest.update(_signature(self.sites).encode())
+        return digest.hexdigest()
+
+    @property
+    def editable_folders(self) -> frozenset[str]:
+        """The folders that editable installs point to."""
+        return frozenset(_editable_folders(self.sites))
+
     def fingerprint(self, project: Path | None) -> str:
         """Return a digest of the interpreter, of what is installed, and of what that points to.
 
         Editable installs from other folders than `project` count with the state of each file:
         their code runs in the tests too. The project's own is what the sandbox replaces.
         """
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
-        digest.update(_signature(self.sites).encode())
-        for folder in sorted(_editable_folders(self.sites)):
+        digest = hashlib.sha256(self.signature.encode())
+        for folder in sorted(self.editable_folders):
             if project is None or not Path(folder).is_relative_to(project):
                 digest.update(_files_signature(folder).encode())
         return digest.hexdigest()

@@ -20,11 +20,14 @@ from sandbox_engine.errors import SandboxBusyError
 _POLL_S = 0.02
 
 
-def try_lock(path: Path) -> int | None:
-    """Return a descriptor that holds the lock on `path`, or None when another one holds it."""
+def try_lock(path: Path, *, shared: bool = False) -> int | None:
+    """Return a descriptor that holds the lock on `path`, or None when another one holds it.
+
+    Any number may hold it `shared` while none holds it alone.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
         if error.errno in (errno.EAGAIN, errno.EACCES):

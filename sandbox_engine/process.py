@@ -1,11 +1,7 @@
 """The only door to child processes: what runs, with which environment, and how it is stopped.
 
 `run_tool` is for short programs that are trusted, such as git: a plain child, its group killed
-when it takes too long. `run_contained` is for code that nobody vouches for: a supervisor
-(`supervisor.py`) stands between it and the engine, so that no process of the run outlives the
-run, neither a daemon nor anything at all when the engine itself is killed.
-
-Everything that a child wrote is a claim by that child. It is bounded here and believed nowhere.
+when it takes too long. What nobody vouches for is run by `containment`, with the values of here.
 """
 
 from __future__ import annotations
@@ -14,36 +10,21 @@ import contextlib
 import enum
 import errno
 import os
-import selectors
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sandbox_engine.errors import CommandMissingError
 
 RUN_VARIABLE = "SANDBOX_ENGINE_RUN"
 """Marks every process of a contained run with `<marker>:<id of the run>`, see `kill_marked`."""
 
-_SUPERVISOR = (
-    *(sys.executable, "-I", "-S", "-c"),
-    "import sys; sys.path.append(sys.argv.pop(1)); import supervisor; supervisor.main()",
-    os.path.dirname(os.path.abspath(__file__)),
-)
-"""Imported and not run as a script: compiling it takes 3 ms, and a script is never cached."""
-_KEPT_BYTES = 256 * 1024
-"""How much of each end of a stream is kept."""
-_READ_BYTES = 256 * 1024
-_SUPERVISOR_GRACE_S = 15.0
-"""How long after the wall time a supervisor may still be killing; then it is hung itself."""
 _SWEEP_S = 5.0
-_CANNOT_RUN = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP)
+CANNOT_RUN = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP)
 
 
 class Stop(enum.StrEnum):
@@ -51,8 +32,11 @@ class Stop(enum.StrEnum):
 
     TIME_OUT = "time-out"
     OUTPUT = "output"
+    CPU = "cpu"
     MEMORY = "memory"
     PROCESSES = "processes"
+    DISK = "disk"
+    INODES = "inodes"
     INTERRUPTED = "interrupted"
     SUPERVISOR_LOST = "supervisor-lost"
 
@@ -61,7 +45,9 @@ class Stop(enum.StrEnum):
 class Limits:
     """What all processes of one contained run may use together.
 
-    `output_bytes` counts stdout and stderr, `report_bytes` the report pipe.
+    Times are in seconds: `wall_s` on the clock, `cpu_s` of processors. `output_bytes` counts
+    stdout and stderr, `report_bytes` the report pipe; `disk_bytes` and `inodes` what is written
+    anywhere in the sandbox. `open_files` is for each process.
     """
 
     wall_s: float = 600.0
@@ -69,6 +55,10 @@ class Limits:
     memory_bytes: int = 4 * 1024**3
     report_bytes: int = 256 * 1024**2
     processes: int = 1000
+    cpu_s: float = 3600.0
+    open_files: int = 4096
+    disk_bytes: int = 2 * 1024**3
+    inodes: int = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +69,8 @@ class Completed:
     Of a contained run, `stdout` and `stderr` hold both ends of a long stream and a line between
     them that says how much was left out; `survivors` counts the processes that were still there
     when the main one had ended and had to be killed; `peak_bytes` is the most memory seen in use
-    at once, 0 where it was not measured.
+    at once, 0 where it was not measured. Where it was stopped, `consumer` says who used the most
+    of what ran out.
     """
 
     argv: tuple[str, ...]
@@ -88,9 +79,9 @@ class Completed:
     stderr: bytes
     elapsed_s: float
     stop: Stop | None = None
-    report: bytes = b""
     survivors: int = 0
     peak_bytes: int = 0
+    consumer: str = ""
 
 
 def without_git_variables(env: Mapping[str, str]) -> dict[str, str]:
@@ -119,7 +110,7 @@ def run_tool(
     """
     started = time.monotonic()
     stop = None
-    with _spawn(
+    with spawn(
         argv,
         cwd=cwd,
         env=without_git_variables(os.environ) if env is None else dict(env),
@@ -137,85 +128,6 @@ def run_tool(
     return Completed(
         tuple(argv), child.returncode, stdout, stderr, time.monotonic() - started, stop
     )
-
-
-def run_contained(
-    argv: Sequence[str],
-    *,
-    cwd: str | os.PathLike[str],
-    env: Mapping[str, str],
-    limits: Limits | None = None,
-    marker: str = "run",
-    keep_fds: Sequence[int] = (),
-    input: bytes = b"",
-    report_env: str | None = None,
-) -> Completed:
-    """Run an untrusted command and return when every process that it started is gone.
-
-    `env` is all that the command gets, but for RUN_VARIABLE, which holds `marker` (the id of a
-    slot) and the id of the run. With `report_env` that variable holds the number of a descriptor
-    to write a report to. `keep_fds` (locks) are held by the supervisor and never by the command:
-    they stay taken until the last process of the run is gone, even when this process is killed.
-    Raises CommandMissingError, and OSError when `cwd` cannot be entered.
-    """
-    limits = limits or Limits()
-    run_id = f"{marker}:{uuid.uuid4().hex}"
-    variables = {**env, RUN_VARIABLE: run_id}
-    started = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        control_out, control_in = _pipe(stack)
-        status_out, status_in = _pipe(stack)
-        report_out, report_in = _pipe(stack)
-        report_fd = -1
-        if report_env:
-            report_fd = report_in.fileno()
-            variables[report_env] = str(report_fd)
-        command = _encode(argv, cwd, variables, limits)
-        numbers = (control_out.fileno(), status_in.fileno(), report_fd, *keep_fds)
-        supervisor = stack.enter_context(
-            _spawn(
-                [*_SUPERVISOR, *map(str, numbers)],
-                cwd="/",
-                env=_supervisor_env(),
-                stdin=_file(stack, input) if input else subprocess.DEVNULL,
-                pass_fds=[fd for fd in numbers if fd >= 0],
-            )
-        )
-        try:
-            for pipe in (control_out, status_in, report_in):
-                pipe.close()
-            streams = _Streams(supervisor, status_out, report_out, limits)
-            deadline = started + limits.wall_s + _SUPERVISOR_GRACE_S
-            is_flood = _exchange(command, control_in, streams, deadline)
-            fate = _Fate.parse(streams.status.content())
-            if fate is None or fate.left:
-                supervisor.kill()
-                swept = kill_marked(run_id)
-                fate = fate or _Fate(stop=Stop.SUPERVISOR_LOST, survivors=swept)
-            supervisor.wait()
-            streams.drain()
-        except BaseException:
-            # The end of the control pipe is the sign to kill everything.
-            control_in.close()
-            try:
-                supervisor.wait(_SUPERVISOR_GRACE_S)
-            except subprocess.TimeoutExpired:
-                supervisor.kill()
-                kill_marked(run_id)
-            raise
-        if fate.step:
-            raise _start_error(fate, argv[0], cwd)
-        return Completed(
-            tuple(argv),
-            fate.code,
-            streams.stdout.content(),
-            streams.stderr.content(),
-            time.monotonic() - started,
-            Stop.OUTPUT if is_flood else fate.stop,
-            streams.report.content(),
-            fate.survivors,
-            fate.peak_bytes,
-        )
 
 
 def kill_marked(marker: str) -> int:
@@ -277,208 +189,30 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-@dataclass(frozen=True, slots=True)
-class _Fate:
-    """What the supervisor says about its run; `step` and `error` when it did not start."""
-
-    code: int | None = None
-    stop: Stop | None = None
-    survivors: int = 0
-    left: int = 0
-    peak_bytes: int = 0
-    step: str = ""
-    error: int = 0
-
-    @classmethod
-    def parse(cls, line: bytes) -> _Fate | None:
-        """Return what `line` says, or None when the supervisor died before it had said it."""
-        try:
-            match line.decode().removesuffix("\n").split(" "):
-                case ["failed", step, error]:
-                    return cls(step=step, error=int(error))
-                case ["ended", code, stop, survivors, left, peak_bytes]:
-                    return cls(
-                        None if code == "None" else int(code),
-                        None if stop == "-" else Stop(stop),
-                        *(int(survivors), int(left), int(peak_bytes)),
-                    )
-        except ValueError:
-            pass
-        return None
-
-
-class _Stream:
-    """Reads a pipe to its end, keeps both ends of what came, and counts the rest."""
-
-    def __init__(self, pipe: IO[bytes], head_bytes: int, tail_bytes: int = 0) -> None:
-        self.pipe = pipe
-        self.total = 0
-        self._head = bytearray()
-        self._tail = bytearray()
-        self._head_bytes = head_bytes
-        self._tail_bytes = tail_bytes
-
-    def read(self) -> bool:
-        """Take in what is there; return False when there will be no more."""
-        part = os.read(self.pipe.fileno(), _READ_BYTES)
-        self.total += len(part)
-        room = self._head_bytes - len(self._head)
-        self._head += part[:room]
-        self._tail += part[room:]
-        if len(self._tail) > self._tail_bytes + _READ_BYTES:
-            del self._tail[: len(self._tail) - self._tail_bytes]
-        return bool(part)
-
-    def content(self) -> bytes:
-        tail = self._tail[max(0, len(self._tail) - self._tail_bytes) :]
-        left_out = self.total - len(self._head) - len(tail)
-        if left_out and self._tail_bytes:
-            return b"%b\n[... %d bytes left out ...]\n%b" % (
-                bytes(self._head),
-                left_out,
-                bytes(tail),
-            )
-        return bytes(self._head + tail)
-
-
-class _Streams:
-    """The pipes that come from a supervisor and its run."""
-
-    def __init__(
-        self,
-        supervisor: subprocess.Popen[bytes],
-        status: IO[bytes],
-        report: IO[bytes],
-        limits: Limits,
-    ) -> None:
-        assert supervisor.stdout is not None and supervisor.stderr is not None
-        self.status = _Stream(status, 4096)
-        self.report = _Stream(report, limits.report_bytes)
-        self.stdout = _Stream(supervisor.stdout, _KEPT_BYTES, _KEPT_BYTES)
-        self.stderr = _Stream(supervisor.stderr, _KEPT_BYTES, _KEPT_BYTES)
-        self._limits = limits
-
-    def __iter__(self) -> Iterator[_Stream]:
-        return iter((self.status, self.report, self.stdout, self.stderr))
-
-    @property
-    def is_flood(self) -> bool:
-        return (
-            self.stdout.total + self.stderr.total > self._limits.output_bytes
-            or self.report.total > self._limits.report_bytes
-        )
-
-    def drain(self) -> None:
-        """Take in what is still in the pipes, without waiting for who may hold them open."""
-        for stream in self:
-            os.set_blocking(stream.pipe.fileno(), False)
-            with contextlib.suppress(BlockingIOError):
-                while stream.read() and not self.is_flood:
-                    pass
-
-
-def _exchange(command: bytes, control: IO[bytes], streams: _Streams, deadline: float) -> bool:
-    """Send the command, take in what comes until the supervisor is gone or `deadline` is past.
-
-    Returns whether the run wrote more than it may; it is told to end as soon as it does.
-    """
-    os.set_blocking(control.fileno(), False)
-    with selectors.DefaultSelector() as selector:
-        selector.register(control, selectors.EVENT_WRITE)
-        for stream in streams:
-            selector.register(stream.pipe, selectors.EVENT_READ, stream)
-        while (pause := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(pause):
-                if key.data:
-                    if key.data.read():
-                        continue
-                    selector.unregister(key.fileobj)
-                    if key.data is streams.status:
-                        return streams.is_flood
-                else:
-                    with contextlib.suppress(BrokenPipeError):
-                        command = command[os.write(control.fileno(), command) :]
-                        if command:
-                            continue
-                    selector.unregister(control)
-            if streams.is_flood and not control.closed:
-                if control in selector.get_map():
-                    selector.unregister(control)
-                control.close()
-    return streams.is_flood
-
-
-def _encode(
-    argv: Sequence[str], cwd: str | os.PathLike[str], env: Mapping[str, str], limits: Limits
-) -> bytes:
-    """Return the command in the form that the supervisor's `read_command` reads."""
-    if any("=" in name for name in env):
-        raise ValueError("the name of an environment variable holds `=`")
-    fields = [
-        *map(str, (limits.wall_s, limits.memory_bytes, limits.processes, os.path.abspath(cwd))),
-        *(str(len(argv)), *argv),
-        *(f"{name}={value}" for name, value in env.items()),
-    ]
-    if any("\0" in field for field in fields):
-        raise ValueError("an argument, the directory or an environment variable holds a NUL")
-    text = b"\0".join(map(os.fsencode, fields))
-    return b"%08x" % len(text) + text
-
-
-def _supervisor_env() -> dict[str, str]:
-    """Return the little that an interpreter may need to start; the command gets none of it."""
-    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-
-
-def _pipe(stack: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
-    reader, writer = os.pipe()
-    return (
-        stack.enter_context(open(reader, "rb", buffering=0)),
-        stack.enter_context(open(writer, "wb", buffering=0)),
-    )
-
-
-def _file(stack: contextlib.ExitStack, content: bytes) -> IO[bytes]:
-    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-    file.write(content)
-    file.seek(0)
-    return file
-
-
-def _spawn(
+def spawn(
     argv: Sequence[str], *, cwd: str | os.PathLike[str] | None, **options: Any
 ) -> subprocess.Popen[bytes]:
-    """Start `argv` as the leader of a new session; its output goes to pipes."""
+    """Start `argv` as the leader of a new session; its output goes to pipes unless told."""
     directory = None if cwd is None else os.fspath(cwd)
     try:
         return subprocess.Popen(
             argv,
             cwd=directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             start_new_session=True,
-            **options,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
     except OSError as error:
-        if error.filename == directory or error.errno not in _CANNOT_RUN:
+        if error.filename == directory or error.errno not in CANNOT_RUN:
             raise
-        raise _missing(argv[0], error) from error
+        raise missing(argv[0], error) from error
 
 
-def _missing(program: str, error: OSError) -> CommandMissingError:
+def missing(program: str, error: OSError) -> CommandMissingError:
+    """Return the error that says that `program` cannot be run, and what to do."""
     return CommandMissingError(
         f"`{program}` cannot be run: {error.strerror}",
         remedy=f"install `{program}`, or name another program that does its work",
     )
-
-
-def _start_error(fate: _Fate, program: str, cwd: str | os.PathLike[str]) -> Exception:
-    error = OSError(fate.error, os.strerror(fate.error))
-    if fate.step == "exec" and fate.error in _CANNOT_RUN:
-        return _missing(program, error)
-    if fate.step == "chdir":
-        error.filename = os.fspath(cwd)
-    return error
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -531,7 +265,7 @@ def open_tool(
 
     Its input ends whatever happens in the block. Raises CommandMissingError.
     """
-    with _spawn(argv, cwd=None, env=dict(env), stdin=subprocess.PIPE, pass_fds=keep_fds) as child:
+    with spawn(argv, cwd=None, env=dict(env), stdin=subprocess.PIPE, pass_fds=keep_fds) as child:
         tool = Conversation(child)
         try:
             yield tool

@@ -33,7 +33,7 @@ from sandbox_engine.errors import (
     StaleBaseError,
     UsageError,
 )
-from sandbox_engine.sandbox import Sandbox
+from sandbox_engine.slot_sandbox import SlotSandbox
 from sandbox_engine.store import Store
 from sandbox_engine.verdict import Author, CommitId, Outcome, TreeId, Verdict
 from sandbox_engine.worktrees import Change, Place
@@ -69,7 +69,7 @@ class Making:
     """
 
     message: str
-    sandbox: Callable[[], AbstractContextManager[Sandbox]]
+    sandbox: Callable[[], AbstractContextManager[SlotSandbox]]
     author: Author | None = None
     hooks: bool = True
     sign: bool | None = None

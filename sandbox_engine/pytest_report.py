@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,8 @@ from sandbox_engine.verdict import TestOutcome, TestRecord
 MAX_ID_CHARS = 4_000
 MAX_MESSAGE_CHARS = 16_000
 MAX_LINES = 2_000_000
-MAX_LINE_BYTES = 32 * 1024**2
+MAX_BYTES = 64 * 1024**2
+MAX_LINE_BYTES = 4 * 1024**2
 """What JSON becomes in memory is up to twenty times as large."""
 _MAX_DURATION_S = 1e9
 
@@ -30,7 +31,8 @@ class PytestReport:
 
     `ids` are the collected tests and `collected` is their number, None when collection did not
     come that far; `modules` maps each first-party module to the file it was loaded from;
-    `collect_errors` are records whose node id is a file or a folder.
+    `collect_errors` are records whose node id is a file or a folder; `sources` are those of the
+    environment that were loaded, `rewritten` those whose assertions pytest rewrites.
     """
 
     started: bool = False
@@ -43,6 +45,8 @@ class PytestReport:
     collected: int | None = None
     collect_errors: tuple[TestRecord, ...] = ()
     modules: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    sources: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
     torn: str | None = None
 
 
@@ -58,8 +62,11 @@ class _Reading:
     exit_code: int | None = None
     tests: list[TestRecord] = field(default_factory=list)
     ids: tuple[str, ...] | None = None
+    has_all_ids: bool = False
     collect_errors: list[TestRecord] = field(default_factory=list)
     modules: dict[str, str] | None = None
+    sources: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
 
     def take(self, line: Mapping[str, Any]) -> None:
         kind = line.get("kind")
@@ -76,6 +83,8 @@ class _Reading:
                 self.collect_errors.append(_record(line, TestOutcome.ERROR, 0.0))
             case "test":
                 self.tests.append(_record(line, _outcome(line), _duration(line)))
+            case "environment":
+                self._take_sources(line)
             case "modules":
                 self._take_modules(line)
             case "end":
@@ -85,9 +94,19 @@ class _Reading:
 
     def _take_ids(self, line: Mapping[str, Any]) -> None:
         ids = line.get("ids")
-        if self.ids is not None or not isinstance(ids, list):
+        if self.has_all_ids or not isinstance(ids, list):
             raise _Torn("its list of collected tests is malformed or doubled")
-        self.ids = tuple(_clean(node_id, MAX_ID_CHARS) for node_id in ids)
+        more = tuple(_clean(node_id, MAX_ID_CHARS) for node_id in ids)
+        self.ids = (self.ids or ()) + more
+        self.has_all_ids = line.get("more") is not True
+
+    def _take_sources(self, line: Mapping[str, Any]) -> None:
+        both = line.get("sources"), line.get("rewritten")
+        if self.sources or not all(isinstance(paths, list) for paths in both):
+            raise _Torn("its list of the environment's sources is malformed or doubled")
+        self.sources, self.rewritten = (
+            tuple(_clean(path, MAX_ID_CHARS) for path in paths or ()) for paths in both
+        )
 
     def _take_modules(self, line: Mapping[str, Any]) -> None:
         modules = line.get("modules")
@@ -120,34 +139,69 @@ class _Reading:
             collected=None if self.ids is None else len(self.ids),
             collect_errors=tuple(self.collect_errors),
             modules=MappingProxyType(self.modules or {}),
+            sources=self.sources,
+            rewritten=self.rewritten,
             torn=torn,
         )
 
 
-def parse_report(report: bytes) -> PytestReport:
-    """Return what `report` says; never raises, whatever is in it.
+class ReportReader:
+    """Reads a report as it comes, and keeps no more of it than it believes.
 
     A stream that stops early, at the end of a line, is not torn: its session did not end.
     """
-    reading = _Reading()
-    start = 0
-    try:
-        for number in range(MAX_LINES):
-            if start == len(report):
-                return reading.report(None)
-            stop = report.find(b"\n", start)
-            if stop < 0:
-                raise _Torn("it stops in the middle of a line")
-            if stop - start > MAX_LINE_BYTES:
+
+    def __init__(self) -> None:
+        self._reading = _Reading()
+        self._rest = bytearray()
+        self._count = 0
+        self._total = 0
+        self._torn: str | None = None
+
+    def feed(self, part: bytes) -> None:
+        """Take in the next part; never raises, whatever is in it."""
+        if self._torn is not None:
+            return
+        try:
+            for line in self._lines(part):
+                self._take(line)
+            if len(self._rest) > MAX_LINE_BYTES:
                 raise _Torn("one of its lines is too long")
-            reading.take(_line(report[start:stop], number))
-            start = stop + 1
-        raise _Torn("it has too many lines")
-    except _Torn as torn:
-        return reading.report(str(torn))
+        except _Torn as torn:
+            self._torn = str(torn)
+            self._rest = bytearray()
+
+    def _lines(self, part: bytes) -> Iterator[bytes | bytearray]:
+        """Yield the lines that `part` completes; only what is new is searched."""
+        first, *others = part.split(b"\n")
+        self._rest += first
+        for following in others:
+            line, self._rest = self._rest, bytearray(following)
+            yield line
+
+    def _take(self, line: bytes | bytearray) -> None:
+        self._total += len(line)
+        if len(line) > MAX_LINE_BYTES:
+            raise _Torn("one of its lines is too long")
+        if self._total > MAX_BYTES or self._count >= MAX_LINES:
+            raise _Torn("it is too long")
+        self._reading.take(_line(line, self._count))
+        self._count += 1
+
+    def report(self) -> PytestReport:
+        """Return what the whole report says."""
+        torn = self._torn or ("it stops in the middle of a line" if self._rest else None)
+        return self._reading.report(torn)
 
 
-def _line(raw: bytes, number: int) -> Mapping[str, Any]:
+def parse_report(report: bytes) -> PytestReport:
+    """Return what `report` says; never raises, whatever is in it."""
+    reader = ReportReader()
+    reader.feed(report)
+    return reader.report()
+
+
+def _line(raw: bytes | bytearray, number: int) -> Mapping[str, Any]:
     try:
         line = json.loads(raw)
     except (ValueError, RecursionError):

@@ -19,7 +19,7 @@ from pathlib import Path
 from sandbox_engine import inside
 from sandbox_engine.interpreter import Interpreter
 from sandbox_engine.process import Completed, Limits, Stop
-from sandbox_engine.pytest_report import PytestReport, parse_report
+from sandbox_engine.pytest_report import PytestReport, ReportReader
 from sandbox_engine.sandbox import Sandbox
 from sandbox_engine.verdict import Finding, Outcome, StepResult, TestOutcome, TestRecord
 
@@ -40,7 +40,8 @@ class Session:
     on the search path. `first_party` are the top-level modules that the roots provide, `near` the
     names under which changed files might be imported; `is_copy` tells whether a module that
     was loaded from a file outside is a copy of one of these. `is_early` says that the tree provides
-    what pytest itself imports, so that the roots must come first. `workers` is 0 without xdist.
+    what pytest itself imports, so that the roots must come first. `learn` is told which sources of
+    the environment were loaded, and which of them pytest rewrote. `workers` is 0 without xdist.
     """
 
     interpreter: Interpreter
@@ -51,6 +52,7 @@ class Session:
     near: frozenset[str]
     is_copy: Callable[[str, Path], bool]
     is_early: bool
+    learn: Callable[[Sequence[str], Sequence[str]], None]
     workers: int = 0
 
     @property
@@ -71,32 +73,36 @@ def run_pytest(
     """Run pytest with `arguments`; return what it proves and the report that proves it.
 
     Under xdist a red test counts only if it is red alone too: not every suite may be split. A
-    session that did not start is tried once more with nothing compiled beforehand.
+    session that did not start is tried once more.
     """
     started = time.monotonic()
     done, report = _run(sandbox, session, arguments, session.workers, limits)
-    result = judge_session(name, done, report, sandbox, session)
+    result = judge_session(name, done, report, sandbox, session, limits)
     if session.workers and result.outcome is not Outcome.PASSED:
         sandbox.restore()
         done, report = _run(sandbox, session, arguments, 0, limits)
-        result = judge_session(name, done, report, sandbox, session)
+        result = judge_session(name, done, report, sandbox, session, limits)
     if not report.started and done.stop is None:
-        sandbox.forget_compiled()
         sandbox.restore()
         done, report = _run(sandbox, session, arguments, 0, limits)
-        result = judge_session(name, done, report, sandbox, session)
-    return dataclasses.replace(result, elapsed_s=time.monotonic() - started), report
+        result = judge_session(name, done, report, sandbox, session, limits)
+    elapsed_s = time.monotonic() - started
+    session.learn(report.sources, report.rewritten)
+    return dataclasses.replace(result, elapsed_s=elapsed_s), report
 
 
 def _run(
     sandbox: Sandbox, session: Session, arguments: Sequence[str], workers: int, limits: Limits
 ) -> tuple[Completed, PytestReport]:
+    reader = ReportReader()
     parallel = ["-n", str(workers), "--max-worker-restart=0"] if workers else []
     done = sandbox.run(
         [
             session.interpreter.executable,
-            str(inside.PROBE),
+            str(sandbox.inside / inside.PROBE),
             f"--rootdir={sandbox.root}",
+            # Without settings in the tree pytest would look into the folder above too.
+            f"--confcutdir={sandbox.root}",
             "--color=no",
             *parallel,
             *arguments,
@@ -104,8 +110,9 @@ def _run(
         limits,
         variables={SETTINGS_ENV: _settings(sandbox, session)},
         report_env=REPORT_ENV,
+        on_report=reader.feed,
     )
-    return done, parse_report(done.report)
+    return done, reader.report()
 
 
 def _settings(sandbox: Sandbox, session: Session) -> str:
@@ -124,11 +131,16 @@ def _settings(sandbox: Sandbox, session: Session) -> str:
 
 
 def judge_session(
-    name: str, done: Completed, report: PytestReport, sandbox: Sandbox, session: Session
+    name: str,
+    done: Completed,
+    report: PytestReport,
+    sandbox: Sandbox,
+    session: Session,
+    limits: Limits,
 ) -> StepResult:
     """Return what the session proves; anything short of a proof is INCONCLUSIVE."""
     output = tail(done)
-    doubt = _doubt(done, report)
+    doubt = _doubt(done, report, limits)
     if doubt is not None:
         reason, hint = doubt
         return StepResult(
@@ -159,10 +171,10 @@ def _failed(red: Sequence[TestRecord], total: int) -> str:
     return f"{len(red)} of {total} tests failed: {named}{more}"
 
 
-def _doubt(done: Completed, report: PytestReport) -> tuple[str, str] | None:
+def _doubt(done: Completed, report: PytestReport, limits: Limits) -> tuple[str, str] | None:
     """Return why the session proves nothing and what to do, or None when it can be judged."""
     if done.stop is not None:
-        return stopped(done.stop)
+        return stopped(done, limits)
     if report.torn is not None:
         return (
             f"the report from the test session cannot be trusted: {report.torn}",
@@ -198,31 +210,55 @@ _START_HINT = (
 )
 
 
-def stopped(stop: Stop) -> tuple[str, str]:
-    """Return why a run was stopped, in words, and what to do about it."""
-    return {
-        Stop.TIME_OUT: (
-            "it took longer than allowed, and all it had started was ended",
-            "look for a loop that does not end, or raise `timeout_s`",
-        ),
-        Stop.OUTPUT: (
-            "it wrote more than allowed, and was ended",
-            "make it quieter, or raise `output_bytes`",
-        ),
-        Stop.MEMORY: (
-            "it used more memory than allowed, and was ended",
-            "look for what grows without bound, or raise `memory_bytes`",
-        ),
-        Stop.PROCESSES: (
-            "it started more processes than allowed, and all were ended",
-            "look for what starts processes without end",
-        ),
-        Stop.INTERRUPTED: ("it was interrupted", "run it again"),
-        Stop.SUPERVISOR_LOST: (
-            "the process that watches over the run was killed from inside it",
-            "code under test must not kill processes that it did not start",
-        ),
-    }[stop]
+def stopped(done: Completed, limits: Limits) -> tuple[str, str]:
+    """Return why a run was stopped: the limit, its value and who used the most; and what to do."""
+    assert done.stop is not None
+    reason, hint = _STOPPED[done.stop](limits)
+    return reason + (f"; the most was used by {done.consumer}" if done.consumer else ""), hint
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:g} MiB"
+
+
+_STOPPED: Mapping[Stop, Callable[[Limits], tuple[str, str]]] = {
+    Stop.TIME_OUT: lambda limits: (
+        f"it took longer than `timeout_s` = {limits.wall_s:g} s, and all it had started was ended",
+        "look for a loop that does not end, or raise `timeout_s`",
+    ),
+    Stop.CPU: lambda limits: (
+        f"it used more processor time than `cpu_s` = {limits.cpu_s:g} s, and was ended",
+        "look for a loop that does not end, or raise `cpu_s`",
+    ),
+    Stop.OUTPUT: lambda limits: (
+        f"it wrote more than `output_bytes` = {_mebibytes(limits.output_bytes)}, and was ended",
+        "make it quieter, or raise `output_bytes`",
+    ),
+    Stop.MEMORY: lambda limits: (
+        f"it used more memory than `memory_bytes` = {_mebibytes(limits.memory_bytes)}, "
+        "and was ended",
+        "look for what grows without bound, or raise `memory_bytes`",
+    ),
+    Stop.PROCESSES: lambda limits: (
+        f"it started more processes than `processes` = {limits.processes}, and all were ended",
+        "look for what starts processes without end, or raise `processes`",
+    ),
+    Stop.DISK: lambda limits: (
+        f"it filled the disk space of `disk_bytes` = {_mebibytes(limits.disk_bytes)}, "
+        "and was ended",
+        "look for what writes without end, or raise `disk_bytes`",
+    ),
+    Stop.INODES: lambda limits: (
+        f"it made more files than `inodes` = {limits.inodes}, and was ended",
+        "look for what makes files without end, or raise `inodes`",
+    ),
+    Stop.INTERRUPTED: lambda limits: ("it was interrupted", "run it again"),
+    Stop.SUPERVISOR_LOST: lambda limits: (
+        "the process that watches over the run was killed",
+        "code under test must not kill processes that it did not start; else look for a system "
+        "that is short of memory",
+    ),
+}
 
 
 def ended(done: Completed) -> str:
@@ -245,12 +281,15 @@ def outside_modules(
 ) -> list[tuple[str, str]]:
     """Return the first-party modules that were loaded from elsewhere than the sandbox."""
     inside_of = os.path.realpath(root) + os.sep
-    return [
-        (name, file)
-        for name, file in sorted(modules.items())
-        if not (os.path.realpath(file) + os.sep).startswith(inside_of)
-        and _is_stranger(name, os.path.realpath(file), session)
-    ]
+    # Seen at the user's own path, the sandbox has their environment in it.
+    environments = tuple(folder + os.sep for folder in session.environments)
+    strangers = []
+    for name, file in sorted(modules.items()):
+        real = os.path.realpath(file)
+        is_inside = real.startswith(inside_of) and not real.startswith(environments)
+        if not is_inside and _is_stranger(name, real, session):
+            strangers.append((name, file))
+    return strangers
 
 
 def _is_stranger(name: str, real: str, session: Session) -> bool:

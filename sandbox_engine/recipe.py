@@ -64,6 +64,8 @@ class Recipe:
     """A named list of steps with the limits that each of them runs under.
 
     pytest gets `-n` of pytest-xdist when its last run took longer than `xdist_after_s` seconds.
+    With `network` its runs reach the network; `writable` are folders outside of the sandbox that
+    they really change.
     """
 
     name: str
@@ -72,6 +74,16 @@ class Recipe:
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
     xdist_after_s: float = 10.0
+    network: bool = False
+    writable: tuple[str, ...] = ()
+
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """What its runs reach outside of the sandbox, in words."""
+        return (
+            *(("network",) if self.network else ()),
+            *(f"writes {path}" for path in self.writable),
+        )
 
     def fingerprint(self) -> str:
         """Return a digest of everything that decides what a run of this recipe finds."""

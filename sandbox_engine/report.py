@@ -35,7 +35,8 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     yield f"base      {verdict.base}"
     if verdict.tree:
         yield f"tree      {verdict.tree}"
-    yield f"strategy  {verdict.strategy}, isolation {verdict.isolation}"
+    openings = "".join(f", {opening}" for opening in verdict.openings)
+    yield f"strategy  {verdict.strategy}, isolation {verdict.isolation}{openings}"
     if verdict.changed_paths:
         yield f"changed   {_shortened(verdict.changed_paths)}"
     steps = ", ".join(f"{step.name} {step.elapsed_s:.2f} s" for step in verdict.steps)

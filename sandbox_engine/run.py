@@ -10,9 +10,9 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from sandbox_engine import carry, tree
+from sandbox_engine import carry, compiled, isolation, tree
 from sandbox_engine.cache import Cache
 from sandbox_engine.carry import Carried
 from sandbox_engine.config import Config
@@ -22,14 +22,17 @@ from sandbox_engine.interpreter import (
     describe_interpreter,
     require_pytest,
 )
+from sandbox_engine.isolation import View
+from sandbox_engine.layer_sandbox import open_layers
 from sandbox_engine.patch import File
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Session
 from sandbox_engine.recipe import Recipe
-from sandbox_engine.sandbox import ISOLATION, Sandbox, allowed_variables, open_sandbox
+from sandbox_engine.sandbox import Sandbox, Setup, allowed_variables
+from sandbox_engine.slot_sandbox import open_slot
 from sandbox_engine.steps import RUNNING, Bench, run_steps
 from sandbox_engine.store import Store, commit_candidate, tags_signature
 from sandbox_engine.tree import CandidateTree
-from sandbox_engine.verdict import StepResult
+from sandbox_engine.verdict import StepResult, Tier
 from sandbox_engine.version import VERSION
 
 
@@ -51,6 +54,22 @@ class Run:
         """The project's interpreter."""
         executable = choose_interpreter(self._config.python, self._store.repository)
         return describe_interpreter(executable, self._cache)
+
+    @property
+    def runs_something(self) -> bool:
+        """Whether any of the steps runs code of the candidate."""
+        return any(step.kind in RUNNING for step in self._recipe.steps)
+
+    @functools.cached_property
+    def tier(self) -> Tier:
+        """How far what is run is kept from all else; `none` where nothing is run."""
+        if not self.runs_something:
+            return Tier.NONE
+        return isolation.choose_tier(self._config.wanted_tier, self._cache, self._store.folder)
+
+    def is_isolated_less_than(self, tier: str) -> bool:
+        """Tell whether something would be run with less than `tier`."""
+        return self.runs_something and self.tier.is_less_than(tier)
 
     @functools.cached_property
     def _carried(self) -> Carried:
@@ -77,11 +96,12 @@ class Run:
     @functools.cached_property
     def environment(self) -> str:
         """A digest of all that can change what the steps find, apart from tree and recipe."""
-        if not any(step.kind in RUNNING for step in self._recipe.steps):
+        if not self.runs_something:
             parts: list[object] = [VERSION, self.interpreter.version[:2]]
         else:
             parts = [
-                VERSION, ISOLATION, self.interpreter.fingerprint(self._top), self._variables,
+                VERSION, self.tier, self._config.readable,
+                self.interpreter.fingerprint(self._top), self._variables,
                 self._carried.fingerprint, self._roots,
                 # What `git describe` says in the sandbox.
                 self._candidate.base, tags_signature(self._store.repository),
@@ -95,7 +115,7 @@ class Run:
 
             def sandbox() -> Sandbox:
                 if not opened:
-                    opened.append(leases.enter_context(self._open()))
+                    opened.append(leases.enter_context(self.open_sandbox()))
                 return opened[0]
 
             session = functools.cache(self._session)
@@ -107,17 +127,45 @@ class Run:
         self._note_duration(results)
         return results
 
-    def _open(self) -> contextlib.AbstractContextManager[Sandbox]:
+    @contextlib.contextmanager
+    def open_sandbox(self) -> Iterator[Sandbox]:
+        """Yield a sandbox of the tier that holds the candidate, which is written for it."""
         tree.write_tree(self._store, self._candidate)
         commit = commit_candidate(self._store, self._candidate.base, self._candidate.id)
-        return open_sandbox(
-            self._store,
-            commit,
-            variables=self._variables,
-            carried=self._carried,
-            slots=self._config.slots,
-            wait_s=self._config.lease_wait_s,
+        with compiled.held(self._store, self.interpreter) as provided:
+            setup = Setup(
+                self.tier,
+                self._view,
+                self._recipe.limits,
+                self._variables,
+                self._carried,
+                provided.folder / "files" if provided else None,
+                self._config.slots,
+                self._config.lease_wait_s,
+            )
+            if self.tier is Tier.FULL:
+                with open_layers(self._store, self._candidate, commit, setup) as layered:
+                    yield layered
+            else:
+                with open_slot(self._store, commit, setup) as slot:
+                    yield slot
+
+    @property
+    def _view(self) -> View:
+        """What the runs see, beside the sandbox: the interpreter, and where commands are."""
+        interpreter = self.interpreter
+        top = str(self._top or self._store.slots / "0")
+        environments, readable = isolation.needed_roots(
+            (interpreter.prefix, interpreter.base_prefix),
+            (
+                *(os.path.dirname(interpreter.executable), *interpreter.sites),
+                *interpreter.editable_folders,
+                *self._variables["PATH"].split(os.pathsep),
+                *self._config.readable,
+            ),
+            top=top,
         )
+        return View(top, environments, readable, self._recipe.writable, self._recipe.network)
 
     def _read(self, path: bytes) -> File | None:
         return tree.read_file(self._store, self._candidate, path)
@@ -143,6 +191,7 @@ class Run:
             functools.partial(tree.is_copied_from, self._store, self._candidate),
             # Asked of the base: a patch must not bring a `pytest.py` that is imported first.
             is_early=bool(PYTEST_NEEDS & provided[self._candidate.base_tree]),
+            learn=functools.partial(compiled.learn, self._store, self.interpreter),
             workers=self._workers(),
         )
 

@@ -150,7 +150,7 @@ def _command(step: Step, bench: Bench) -> StepResult:
         step.name, Outcome.PASSED, done.elapsed_s, "exit code 0", output=pytest_step.tail(done)
     )
     if done.stop is not None:
-        reason, hint = pytest_step.stopped(done.stop)
+        reason, hint = pytest_step.stopped(done, bench.recipe.limits)
         return dataclasses.replace(
             passed, outcome=Outcome.INCONCLUSIVE, reason=reason, hint=hint, recurs=False
         )

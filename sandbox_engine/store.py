@@ -47,7 +47,7 @@ SCRATCH = re.compile(r"se-[0-9a-f]{12}")
 """Names of the folders that runs get in the temporary folder."""
 
 _COMPILED = "compiled"
-_ATTRIBUTES = b"* -filter\n"
+ATTRIBUTES = b"* -filter\n"
 _CACHEDIR_TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
     b"# This folder is a cache of sandbox-engine; see https://bford.info/cachedir/\n"
@@ -159,7 +159,7 @@ def settle(git_dir: Path, borrowed: Path, common_dir: Path) -> None:
             disk.remove_tree(entry)
     (git_dir / "objects" / "info").mkdir(exist_ok=True)
     disk.write_if_changed(git_dir / "config", _CONFIG)
-    disk.write_if_changed(info / "attributes", _ATTRIBUTES)
+    disk.write_if_changed(info / "attributes", ATTRIBUTES)
     alternates = git_dir / "objects" / "info" / "alternates"
     disk.write_if_changed(alternates, os.fsencode(borrowed) + b"\n")
     mirror_file(common_dir / "shallow", git_dir / "shallow")

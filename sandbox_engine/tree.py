@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pygit2
 
 _TREE_MODE = 0o040000
-_LINK_MODE = 0o160000
+LINK_MODE = 0o160000
 _SUBPROJECT = b"Subproject commit "
 """What a diff shows a submodule as, before the id of its commit."""
 
@@ -128,6 +128,60 @@ def read_file(store: Store, candidate: CandidateTree, path: bytes) -> File | Non
         return candidate.after[path]
     root = _root(store, candidate.base_tree)
     return _read(store.objects, root, path)
+
+
+def differences(store: Store, one: TreeId, other: TreeId) -> Iterator[bytes]:
+    """Yield the paths of the files in which two trees differ; equal folders cost nothing."""
+    if one != other:
+        yield from _differences(_root(store, one), _root(store, other), b"")
+
+
+def _differences(
+    one: pygit2.Tree | None, other: pygit2.Tree | None, folder: bytes
+) -> Iterator[bytes]:
+    import pygit2
+
+    before, after = _by_name(one), _by_name(other)
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old and new and (old.id, old.filemode) == (new.id, new.filemode):
+            continue
+        path = folder + name
+        below = [entry if isinstance(entry, pygit2.Tree) else None for entry in (old, new)]
+        # A file may have become a folder, and then both count.
+        if any(entry is not None and not isinstance(entry, pygit2.Tree) for entry in (old, new)):
+            yield path
+        if any(below):
+            yield from _differences(below[0], below[1], path + b"/")
+
+
+def _by_name(folder: pygit2.Tree | None) -> dict[bytes, pygit2.Object]:
+    return {} if folder is None else {entry.raw_name or b"": entry for entry in folder}
+
+
+def missing_folder(store: Store, candidate: CandidateTree, path: bytes) -> bytes | None:
+    """Return what hides `path`, which the candidate has not, from a layer below it.
+
+    It is the uppermost folder that the candidate has not, or `path` itself; None where the
+    candidate has something else in the way already.
+    """
+    import pygit2
+
+    root = _root(store, candidate.id)
+    parts = path.split(b"/")
+    for depth in range(1, len(parts) + 1):
+        here = b"/".join(parts[:depth])
+        entry = _entry(root, here)
+        if entry is None:
+            return here
+        if not isinstance(entry, pygit2.Tree):
+            return None
+    return None
+
+
+def blob_id(file: File) -> str:
+    """Return the id, in hexadecimal, that git gives a file's content, or a submodule's commit."""
+    return _id_of(file).hex()
 
 
 def has_folder(store: Store, candidate: CandidateTree, path: bytes) -> bool:
@@ -237,8 +291,8 @@ def _read(objects: pygit2.Repository, root: pygit2.Tree, path: bytes) -> File | 
     entry = _entry(root, path)
     if entry is None or isinstance(entry, pygit2.Tree):
         return None
-    if entry.filemode == _LINK_MODE:
-        return File(b"%s%s\n" % (_SUBPROJECT, str(entry.id).encode()), _LINK_MODE)
+    if entry.filemode == LINK_MODE:
+        return File(b"%s%s\n" % (_SUBPROJECT, str(entry.id).encode()), LINK_MODE)
     assert isinstance(entry, pygit2.Blob)
     return File(entry.data, int(entry.filemode))
 
@@ -315,7 +369,7 @@ def _hashed(base: pygit2.Object | None, changes: _Folder) -> bytes | None:
 
 
 def _id_of(file: File) -> bytes:
-    if file.mode == _LINK_MODE:
+    if file.mode == LINK_MODE:
         return bytes.fromhex(_commit_of(file))
     return _hash_object(b"blob", file.content)
 
@@ -360,7 +414,7 @@ def _write(
 def _stored(objects: pygit2.Repository, file: File) -> pygit2.Oid:
     import pygit2
 
-    if file.mode == _LINK_MODE:
+    if file.mode == LINK_MODE:
         return pygit2.Oid(hex=_commit_of(file))
     return objects.create_blob(file.content)
 
@@ -396,7 +450,7 @@ def _written_by_git(
             wanted[name] = entry
     if not wanted:
         return None
-    kinds = {_TREE_MODE: b"tree", _LINK_MODE: b"commit"}
+    kinds = {_TREE_MODE: b"tree", LINK_MODE: b"commit"}
     lines = [
         b"%06o %s %s\t%s\0" % (mode, kinds.get(mode, b"blob"), str(id).encode(), name)
         for name, (mode, id) in wanted.items()

@@ -30,6 +30,21 @@ class Outcome(enum.StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
+class Tier(enum.StrEnum):
+    """How far a run is kept from all that is not its own; the first is the best.
+
+    What each promises is in `docs/isolation.md`.
+    """
+
+    FULL = "full"
+    LANDLOCK = "landlock"
+    NONE = "none"
+
+    def is_less_than(self, other: str) -> bool:
+        order = list(Tier)
+        return order.index(self) > order.index(Tier(other))
+
+
 class TestOutcome(enum.StrEnum):
     """What became of one test; `ERROR` covers set-up, tear-down and collection."""
 
@@ -134,7 +149,9 @@ class Verdict:
     """The answer to "is this patch good?", with the evidence for it.
 
     `base` and `base_tree` are what the patch was applied to, `tree` is exactly what was judged
-    and what a promotion lands; it is None when no tree could be built. Times are in seconds.
+    and what a promotion lands; it is None when no tree could be built. `isolation` is the
+    tier of what was run, `openings` what those runs could reach outside of the sandbox. Times are
+    in seconds.
     """
 
     outcome: Outcome
@@ -150,7 +167,8 @@ class Verdict:
     changed_paths: tuple[str, ...] = ()
     summary: str = ""
     author: Author | None = None
-    isolation: str = "none"
+    isolation: str = Tier.NONE
+    openings: tuple[str, ...] = ()
     environment: str = ""
     engine_version: str = ""
     elapsed_s: float = 0.0
@@ -186,7 +204,8 @@ class Verdict:
             author = fields.get("author")
             fields["author"] = None if author is None else Author(**author)
             fields["steps"] = tuple(_step(step) for step in fields["steps"])
-            fields["changed_paths"] = tuple(fields["changed_paths"])
+            for name in ("changed_paths", "openings"):
+                fields[name] = tuple(fields[name])
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a verdict: {error}") from error

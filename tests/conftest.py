@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import confinement
 import hypothesis
 import pytest
 
 from sandbox_engine import Engine
+from sandbox_engine.isolation.tiers import WITHOUT
 
 # Nothing is kept between runs, so a run needs no folder that it may write to.
 hypothesis.settings.register_profile("sealed", database=None)
@@ -116,7 +119,7 @@ def sealed(
 ) -> None:
     """Shut out the machine's git configuration, home and active environment."""
     for name in os.environ:
-        if name.startswith(("GIT_", "SANDBOX_ENGINE_")):
+        if name.startswith(("GIT_", "SANDBOX_ENGINE_")) and name != WITHOUT:
             monkeypatch.delenv(name)
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
@@ -167,3 +170,27 @@ def untouched(project: GitBox) -> Iterator[None]:
     before = project.snapshot()
     yield
     assert project.snapshot() == before
+
+
+@pytest.fixture(params=confinement.USERS)
+def user(request: pytest.FixtureRequest) -> int:
+    """Whom a test acts as: the one who runs the tests, and for root an ordinary user too."""
+    return int(request.param)
+
+
+@pytest.fixture
+def place(user: int) -> Iterator[Path]:
+    """A folder of `user` outside of `tmp_path`, whose parents may be closed to that user."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chown(name, user, -1)
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def neighbour(user: int) -> Iterator[int]:
+    """A process of `user` that has nothing to do with those of the test."""
+    other = {} if user == os.getuid() else {"user": user, "group": user, "extra_groups": []}
+    with subprocess.Popen(["sleep", "60"], **other) as process:
+        yield process.pid
+        process.kill()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_engine.process import Completed, Limits, run_contained
+from sandbox_engine.containment import run_contained
+from sandbox_engine.process import Completed, Limits
 from sandbox_engine.pytest_report import PytestReport, parse_report
 
 PROBE = Path(__file__).resolve().parents[1] / "sandbox_engine/inside/sandbox_engine_probe.py"
@@ -59,6 +60,7 @@ def probe(
         **(settings or {}),
     }
     plugins = ["-p", "xdist"] if any(argument.startswith("-n") for argument in arguments) else []
+    parts: list[bytes] = []
     done = run_contained(
         [sys.executable, str(PROBE), "--rootdir", str(root), *plugins, *arguments],
         cwd=root,
@@ -70,8 +72,9 @@ def probe(
         },
         limits=Limits(wall_s=60),
         report_env="SANDBOX_ENGINE_REPORT_FD",
+        on_report=parts.append,
     )
-    return Seen(done, parse_report(done.report))
+    return Seen(done, parse_report(b"".join(parts)))
 
 
 OUTCOMES = """

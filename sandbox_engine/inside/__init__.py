@@ -8,8 +8,11 @@ from pathlib import Path
 
 from sandbox_engine.inside.sandbox_engine_compile import complaint as compile_complaint
 
-_HERE = Path(__file__).parent
-PROBE = _HERE / "sandbox_engine_probe.py"
-COMPILE = _HERE / "sandbox_engine_compile.py"
+FOLDER = Path(__file__).parent
+PROBE = "sandbox_engine_probe.py"
+GATHER = "sandbox_engine_gather.py"
+PLAIN, REWRITTEN = "plain", "rewritten"
+"""How the gatherer is to compile a source."""
+COMPILE = FOLDER / "sandbox_engine_compile.py"
 
-__all__ = ["COMPILE", "PROBE", "compile_complaint"]
+__all__ = ["COMPILE", "FOLDER", "GATHER", "PLAIN", "PROBE", "REWRITTEN", "compile_complaint"]

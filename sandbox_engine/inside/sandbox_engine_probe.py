@@ -28,6 +28,7 @@ SETTINGS_ENV = "SANDBOX_ENGINE_PROBE"
 REPORT_ENV = "SANDBOX_ENGINE_REPORT_FD"
 MESSAGE_CHARS = 8000
 HEAD_CHARS = 2000
+IDS_IN_A_LINE = 100
 MODULES_KEY = "sandbox_engine_modules"
 SETTINGS_KEY = "sandbox_engine_settings"
 NO_SETTINGS = {
@@ -57,12 +58,22 @@ class Places:
         ]
         self.first_party = frozenset(settings["first_party"])
 
+    def is_sandbox(self, path):
+        """Whether real `path` is of the sandbox.
+
+        Where that is seen at the path of the user's work tree, an environment may lie in it.
+        """
+        return is_inside(path, self.root) and not self.is_environment(path)
+
+    def is_environment(self, path):
+        return any(is_inside(path, environment) for environment in self.environments)
+
     def is_users(self, path):
         """Whether real `path` is the user's own, of which the sandbox holds a copy."""
         return (
             is_inside(path, self.repo)
             and not is_inside(path, self.root)
-            and not any(is_inside(path, environment) for environment in self.environments)
+            and not self.is_environment(path)
         )
 
     def counterpart(self, path):
@@ -77,7 +88,7 @@ class Places:
     def is_first_party(self, name, path):
         return (
             name.partition(".")[0] in self.first_party
-            or is_inside(path, self.root)
+            or self.is_sandbox(path)
             or self.is_users(path)
         )
 
@@ -106,7 +117,7 @@ def launch(arguments):
     path = [entry for entry in sys.path if real(entry) != real(HERE)]
     if not settings["early"]:
         # A `pytest.py` in the tree must not take the place of pytest.
-        sys.path[:] = [entry for entry in path if not is_inside(real(entry), places.root)]
+        sys.path[:] = [entry for entry in path if not places.is_sandbox(real(entry))]
         sys.path[:] = [entry for entry in sys.path if places.counterpart(entry) == entry]
         import pytest
     redirect_imports(places)
@@ -248,7 +259,7 @@ class Modules:
 
     def add(self, name, path):
         name = printable(name)
-        if is_inside(self.files.get(name, self.places.root), self.places.root):
+        if name not in self.files or self.places.is_sandbox(self.files[name]):
             self.files[name] = printable(path)
 
     def real(self, path):
@@ -259,6 +270,20 @@ class Modules:
         if directory not in self.directories:
             self.directories[directory] = real(directory)
         return os.path.join(self.directories[directory], base)
+
+
+def environment_sources(modules):
+    """Return the sources of the environment that were loaded, for the engine to compile.
+
+    Those of plugins are told apart: pytest rewrites their assertions.
+    """
+    found = {"sources": set(), "rewritten": set()}
+    for name, path in modules.known.items():
+        if name not in modules.files and path.endswith(".py"):
+            loader = attributes_of(modules.loaded.get(name)).get("__loader__")
+            is_rewritten = type(loader).__name__ == "AssertionRewritingHook"
+            found["rewritten" if is_rewritten else "sources"].add(printable(path))
+    return {kind: sorted(paths) for kind, paths in found.items()}
 
 
 def module_path(module):
@@ -326,7 +351,10 @@ class Main:
     def collect(self, ids):
         if self.collected is None:
             self.collected = len(ids)
-            self.report.line("collected", ids=[printable(node_id) for node_id in ids])
+            names = [printable(node_id) for node_id in ids]
+            for start in range(0, len(names) or 1, IDS_IN_A_LINE):
+                end = start + IDS_IN_A_LINE
+                self.report.line("collected", ids=names[start:end], more=end < len(names))
 
     def pytest_configure_node(self, node):
         node.workerinput[SETTINGS_KEY] = self.settings
@@ -377,6 +405,7 @@ class Main:
         if not self.is_over:
             return
         self.modules.look()
+        self.report.line("environment", **environment_sources(self.modules))
         self.report.line("modules", modules=self.modules.files)
         self.report.line("end", exit=int(self.session.exitstatus), counts=self.counts)
 

@@ -12,12 +12,13 @@ import pytest
 from conftest import GitBox
 
 from sandbox_engine import git, lock, store
-from sandbox_engine.carry import Carried
 from sandbox_engine.errors import SandboxBusyError
+from sandbox_engine.isolation import View
 from sandbox_engine.process import Limits
-from sandbox_engine.sandbox import Sandbox, allowed_variables, open_sandbox
+from sandbox_engine.sandbox import Setup, allowed_variables
+from sandbox_engine.slot_sandbox import SlotSandbox, open_slot
 from sandbox_engine.store import Store
-from sandbox_engine.verdict import CommitId
+from sandbox_engine.verdict import CommitId, Tier
 
 LIMITS = Limits(wall_s=20)
 
@@ -28,15 +29,15 @@ def kept(project: GitBox) -> Store:
 
 
 @contextlib.contextmanager
-def leased(kept: Store, commit: str, slots: int = 1, wait_s: float = 0) -> Iterator[Sandbox]:
-    with open_sandbox(
-        kept,
-        CommitId(commit),
+def leased(kept: Store, commit: str, slots: int = 1, wait_s: float = 0) -> Iterator[SlotSandbox]:
+    setup = Setup(
+        Tier.NONE,
+        View(str(kept.repository.top)),
         variables=allowed_variables(()),
-        carried=Carried(Path("/")),
         slots=slots,
         wait_s=wait_s,
-    ) as sandbox:
+    )
+    with open_slot(kept, CommitId(commit), setup) as sandbox:
         yield sandbox
 
 

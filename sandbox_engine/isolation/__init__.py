@@ -1,0 +1,21 @@
+"""Isolation: which tiers a system allows, and what a run sees and reaches in each.
+
+`tiers` finds out what there is, `view` says what a run sees, `walls` and `bubblewrap` turn that
+into a confinement. What each tier promises, and what it does not, is in `docs/isolation.md`.
+"""
+
+from sandbox_engine.isolation.tiers import Obstacle, Survey, choose_tier, forget, survey
+from sandbox_engine.isolation.view import View, needed_roots
+from sandbox_engine.isolation.walls import full_confinement, landlock_confinement
+
+__all__ = [
+    "Obstacle",
+    "Survey",
+    "View",
+    "choose_tier",
+    "forget",
+    "full_confinement",
+    "landlock_confinement",
+    "needed_roots",
+    "survey",
+]

@@ -1,0 +1,273 @@
+"""Base layers: the files of a base on disk, read-only for all, and what a candidate has over them.
+
+A layer is checked out once and then serves every candidate whose tree is near, under any number
+of sandboxes at once; no code under test ever sees it writable. When the base moves on, a layer
+that nobody uses follows it, at the cost of what differs (docs/adr/0005-layers-and-tiers.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import mmap
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox_engine import disk, git, git_index, tree
+from sandbox_engine import store as store_module
+from sandbox_engine.containment import Layer
+from sandbox_engine.git_index import Entry, Part
+from sandbox_engine.patch import File
+from sandbox_engine.shelf import Place, Shelf, open_shelf
+from sandbox_engine.store import Store
+from sandbox_engine.tree import CandidateTree
+from sandbox_engine.verdict import CommitId, TreeId
+
+KEPT = 3
+"""How many layers stay on disk when no sandbox needs more."""
+
+_NEAR_PATHS = 64
+"""Up to so many paths that differ are written for each sandbox, and no layer is moved for them."""
+_CONVERTING = (b"eol", b"ident", b"crlf", b"working-tree-encoding")
+"""What attributes that make a file differ from its blob are made of."""
+
+_CONFIG = b"""\
+[core]
+\trepositoryformatversion = 0
+\tfilemode = true
+\tbare = false
+\tcheckStat = minimal
+\ttrustctime = false
+\tuntrackedCache = false
+\tlogallrefupdates = true
+[advice]
+\tdetachedHead = false
+[gc]
+\tauto = 0
+"""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A layer on disk that holds exactly `tree`, for as long as `lease` is open."""
+
+    folder: Path
+    tree: TreeId
+    lease: int
+
+    @property
+    def files(self) -> Path:
+        return self.folder / "files"
+
+    @property
+    def index(self) -> Path:
+        """The index of the files."""
+        return self.folder / "index"
+
+    def spliced(self, changes: Mapping[bytes, Entry | None]) -> list[Part]:
+        """Return the index with `changes`, as `git_index.splice` does."""
+        with self.index.open("rb") as file, (self.folder / "offsets").open("rb") as table:
+            index = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            offsets = mmap.mmap(table.fileno(), 0, prot=mmap.PROT_READ)
+            with index, offsets, memoryview(offsets) as numbers, numbers.cast("I") as places:
+                return git_index.splice(index, places, changes)
+
+
+@contextlib.contextmanager
+def held_base(store: Store, candidate: CandidateTree, most: int) -> Iterator[Base]:
+    """Hold the layer that serves `candidate` best, made or moved where none does.
+
+    `most` is how many sandboxes there may be at once, each with a layer of its own at worst.
+    """
+    shelf = open_shelf(store.folder / "layers", most=most, kept=KEPT)
+    place = _near(store, shelf, candidate) or _made(store, shelf, candidate)
+    try:
+        yield Base(place.folder, TreeId(place.label), place.lease)
+    finally:
+        os.close(place.lease)
+
+
+def _near(store: Store, shelf: Shelf, candidate: CandidateTree) -> Place | None:
+    """Return a layer that is near enough as it is, the nearest first."""
+
+    def distance(label: str) -> int:
+        return _distance(store, TreeId(label), candidate.base_tree)
+
+    for number, label in sorted(shelf.labels().items(), key=lambda item: distance(item[1])):
+        # It may move before it is held.
+        place = shelf.hold(number, lambda label: distance(label) <= _NEAR_PATHS)
+        if place is not None or distance(label) > _NEAR_PATHS:
+            return place
+    return None
+
+
+def _made(store: Store, shelf: Shelf, candidate: CandidateTree) -> Place:
+    """Return a layer of the candidate's base, out of one that nobody uses."""
+    wanted = candidate.base_tree
+    with store.locked("layers", wait_s=git.TIME_OUT_S):
+        # Another one may have made it while we waited.
+        place = _near(store, shelf, candidate) or shelf.fill(
+            wanted, lambda folder, before, held: _move(store, folder, before, wanted, held)
+        )
+    assert place is not None, "there is a layer more than sandboxes, so one is free"
+    return place
+
+
+def _move(store: Store, folder: Path, before: str | None, wanted: TreeId, lease: int) -> None:
+    """Make the layer hold the tree `wanted`: from what it holds if that is whole, else anew."""
+    if before is None or before not in store.objects:
+        disk.remove_tree(folder)
+        (folder / "files").mkdir(parents=True, mode=0o755)
+        arguments = ["--reset", "-u", wanted]
+    else:
+        (folder / "index.lock").unlink(missing_ok=True)
+        arguments = ["-m", "-u", before, wanted]
+    git.run_store_git(
+        store.git_dir,
+        ["-c", "index.version=2", "read-tree", *arguments],
+        work_tree=folder / "files",
+        index=folder / "index",
+        keep_fds=(lease,),
+    )
+    index = (folder / "index").read_bytes()
+    (folder / "offsets").write_bytes(git_index.find_offsets(index).tobytes())
+
+
+def _distance(store: Store, known: TreeId, wanted: TreeId) -> int:
+    """Return how many paths two trees differ in, at most one more than count as near.
+
+    A tree that garbage collection took away is further than any.
+    """
+    if known == wanted:
+        return 0
+    if known not in store.objects:
+        return _NEAR_PATHS + 1
+    return sum(1 for _ in itertools.islice(tree.differences(store, known, wanted), _NEAR_PATHS + 1))
+
+
+def candidate_layer(
+    store: Store, base: Base, candidate: CandidateTree, git_folder: Mapping[bytes, bytes]
+) -> Layer:
+    """Return what the candidate, whose objects are written, has over `base`.
+
+    `git_folder` are the files of a `.git`; the index is added to them.
+    """
+    changes = dict(candidate.after)
+    for path in tree.differences(store, base.tree, candidate.base_tree):
+        changes.setdefault(path, tree.read_file(store, candidate, path))
+    now_ns = time.time_ns()
+    contents = _contents(store, base, candidate, changes)
+    entries = _entries(changes, contents, now_ns)
+    index = base.spliced(entries)
+    files = [(path, _mode(file), contents[path]) for path, file in changes.items() if file]
+    files += [
+        (b".git/" + path, stat.S_IFREG | 0o644, content) for path, content in git_folder.items()
+    ]
+    hidden = {
+        tree.missing_folder(store, candidate, path)
+        for path, file in changes.items()
+        if file is None
+    }
+    gone = tuple(sorted(filter(None, hidden)))
+    return Layer(tuple(files), gone, now_ns, tuple(index), str(base.index))
+
+
+def _entries(
+    changes: Mapping[bytes, File | None], contents: Mapping[bytes, bytes], time_ns: int
+) -> dict[bytes, Entry | None]:
+    """Return what an index says of each change; None where a path is gone."""
+    return {
+        path: Entry(file.mode, tree.blob_id(file), len(contents[path]), time_ns // 10**9)
+        if file
+        else None
+        for path, file in changes.items()
+    }
+
+
+def _mode(file: File) -> int:
+    """Return the mode on disk; a submodule is an empty folder."""
+    return stat.S_IFDIR | 0o755 if file.mode == tree.LINK_MODE else file.mode
+
+
+def _contents(
+    store: Store, base: Base, candidate: CandidateTree, changes: Mapping[bytes, File | None]
+) -> dict[bytes, bytes]:
+    """Return what the files in `changes` hold on disk: where attributes say so, git converts."""
+    plain = {
+        path: b"" if file.mode == tree.LINK_MODE else file.content
+        for path, file in changes.items()
+        if file
+    }
+    regular = [path for path, file in changes.items() if file and stat.S_ISREG(file.mode)]
+    if not regular or not _is_converted(store, candidate, regular):
+        return plain
+    with tempfile.TemporaryDirectory(dir=store.folder) as folder:
+        # Attributes are read from the index when the work tree is empty.
+        (Path(folder) / "tree").mkdir()
+        index = Path(folder) / "index"
+        parts = base.spliced(_entries(changes, plain, 0))
+        index.write_bytes(git_index.joined(base.index.read_bytes(), parts))
+        git.run_store_git(
+            store.git_dir,
+            ["checkout-index", "-z", "--stdin", f"--prefix={folder}/out/"],
+            work_tree=Path(folder) / "tree",
+            index=index,
+            input=b"".join(path + b"\0" for path in regular),
+        )
+        made = {path: Path(folder, "out", os.fsdecode(path)).read_bytes() for path in regular}
+    return {**plain, **made}
+
+
+def _is_converted(store: Store, candidate: CandidateTree, paths: Iterable[bytes]) -> bool:
+    """Tell whether attributes near `paths` may make a file differ from its blob."""
+    folders = {b""}
+    for path in paths:
+        parts = path.split(b"/")[:-1]
+        folders.update(b"/".join(parts[: depth + 1]) + b"/" for depth in range(len(parts)))
+    files = (tree.read_file(store, candidate, folder + b".gitattributes") for folder in folders)
+    return any(file and any(word in file.content for word in _CONVERTING) for file in files)
+
+
+def git_folder(
+    store: Store, commit: CommitId, branch: str, objects: Sequence[str]
+) -> dict[bytes, bytes]:
+    """Return the files of a git folder on `branch` at `commit`, but for the index.
+
+    It has the user's tags, is as shallow as their repository, and borrows the objects in the
+    folders `objects`, as the sandbox sees them.
+    """
+    files = {
+        b"HEAD": f"ref: refs/heads/{branch}\n".encode(),
+        f"refs/heads/{branch}".encode(): f"{commit}\n".encode(),
+        b"config": _CONFIG,
+        b"info/attributes": store_module.ATTRIBUTES,
+        b"objects/info/alternates": b"".join(os.fsencode(path) + b"\n" for path in objects),
+    }
+    for name in ("packed-refs", "shallow"):
+        with contextlib.suppress(FileNotFoundError):
+            files[name.encode()] = (store.git_dir / name).read_bytes()
+    return files
+
+
+def object_folders(store: Store) -> list[str]:
+    """Return the folders that hold the store's objects, and the user's, and what those borrow.
+
+    See `gitrepository-layout(5)` for `objects/info/alternates`.
+    """
+    found: list[str] = []
+    pending = [os.fspath(store.git_dir / "objects")]
+    while pending:
+        folder = os.path.realpath(pending.pop())
+        if folder in found or not os.path.isdir(folder):
+            continue
+        found.append(folder)
+        with contextlib.suppress(FileNotFoundError):
+            lines = Path(folder, "info", "alternates").read_bytes().splitlines()
+            paths = [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
+            pending += [os.path.join(folder, path) for path in paths]
+    return found
