@@ -1,6 +1,6 @@
 # Sourced by the other scripts: makes `.venv` with the package and its test extras, once.
-# Sets `python` to its interpreter. Nothing outside the project's folder is changed, but for the
-# system package that brings `venv` where Debian leaves it out.
+# Sets `python` to its interpreter. Nothing outside the project's folder is changed, but for two
+# system packages: the one that brings `venv` where Debian leaves it out, and bubblewrap.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python
@@ -37,6 +37,20 @@ make_environment() {
     fi
     "$base" -m venv "$root/.venv"
 }
+
+# Runs are isolated in full with bubblewrap, and less without it, so its absence ends nothing.
+install_bubblewrap() {
+    local root_command=()
+    [ "$(id -u)" = 0 ] || root_command=(sudo -n)
+    if command -v apt-get >/dev/null && "${root_command[@]}" true 2>/dev/null; then
+        echo "installing bubblewrap" >&2
+        "${root_command[@]}" apt-get update -qq >&2 &&
+            "${root_command[@]}" apt-get install -y -qq bubblewrap >&2 && return
+    fi
+    echo "bubblewrap is not installed, so runs are isolated less than they could be" >&2
+}
+
+command -v bwrap >/dev/null || install_bubblewrap
 
 # The stamp says what the environment was made from, so that a changed setup.cfg makes it anew.
 wanted=$(cat "$root/setup.cfg" "$root/pyproject.toml" | sha256sum) || exit 3

@@ -23,13 +23,11 @@ https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md.
 """
 
 
-def arguments(
-    program: str, *, view: str, shm: str, root: str, network: bool = False
-) -> tuple[str, ...]:
+def arguments(program: str, *, view: str, root: str, network: bool = False) -> tuple[str, ...]:
     """Return the command line of bubblewrap, `program`, up to where the command itself comes.
 
-    `view` is the tree that the run sees as `/`, `shm` what it sees as `/dev/shm`, and `root` the
-    folder in which it starts.
+    `view` is the tree that the run sees as `/`, but for `/proc` and the devices in `/dev`;
+    `root` is the folder in which it starts.
     """
     return (
         program,
@@ -39,7 +37,7 @@ def arguments(
         *("--uid", str(os.geteuid()), "--gid", str(os.getegid()), "--cap-drop", "ALL"),
         *("--json-status-fd", str(_STATUS_FD), "--seccomp", str(_SECCOMP_FD)),
         *("--bind", view, "/", "--proc", "/proc", *_kernel(), "--dev", "/dev"),
-        *("--bind", shm, "/dev/shm", "--chdir", root, "--"),
+        *("--bind", f"{view}/dev/shm", "/dev/shm", "--chdir", root, "--"),
     )
 
 

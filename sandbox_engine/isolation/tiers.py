@@ -144,9 +144,7 @@ def _try_full(program: str, place: Path) -> Obstacle | None:
     (place / "base" / "gone" / "file").touch()
     view = View("/run/probe")
     layer, space = str(place / "layer"), str(place / "space")
-    words = bubblewrap.arguments(
-        program, view=f"{layer}/{VIEW}", shm=f"{space}/shm", root=view.root
-    )
+    words = bubblewrap.arguments(program, view=f"{layer}/{VIEW}", root=view.root)
     with open_keeper() as keeper:
         keeper.prepare(
             Layer(((b"new", 0o100644, b""),), (b"gone/file",), 0),

@@ -32,7 +32,7 @@ OWN = "/run/sandbox-engine"
 """Where a run finds what is the engine's."""
 INSIDE, COMPILED, OBJECTS = f"{OWN}/inside", f"{OWN}/compiled", f"{OWN}/objects"
 
-_SPACE = {"/tmp": "tmp", "/var/tmp": "var-tmp", HOME: "home"}
+_SPACE = {"/tmp": "tmp", "/var/tmp": "var-tmp", "/dev/shm": "shm", HOME: "home"}
 """Which folder of the sandbox's own file system is seen where."""
 
 

@@ -23,7 +23,6 @@ def full_confinement(view: View, *, layer: str, space: str) -> Confinement:
     words = bubblewrap.arguments(
         program,
         view=f"{layer}/{VIEW}",
-        shm=f"{space}/shm",
         root=view.root,
         network=view.network,
     )
