@@ -11,15 +11,10 @@ import os
 from collections.abc import Iterator
 
 _STATUS_FD, _SECCOMP_FD = 5, 4
-_KERNEL_READABLE = ("sys", "sysrq-trigger", "irq", "bus", "fs")
-_KERNEL_HIDDEN = (
-    *("acpi", "asound", "kcore", "keys", "latency_stats", "mtrr", "sched_debug", "scsi"),
-    *("timer_list", "timer_stats", "kallsyms", "kpagecount", "kpageflags"),
-)
-"""Files of the kernel that belong to root, whom a user namespace does not make another one.
+_KERNEL = ("acpi", "bus", "fs", "irq", "mtrr", "scsi", "sys", "sysrq-trigger")
+"""What in `/proc` root may write to, which without a capability is not refused to its number.
 
-Most are those that container engines mask, see `MaskedPaths` and `ReadonlyPaths` of
-https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md.
+See `ReadonlyPaths` in https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md.
 """
 
 
@@ -45,11 +40,6 @@ def _kernel() -> Iterator[str]:
     """Yield what keeps a run that is root by its number from the kernel's settings."""
     if os.geteuid() != 0:
         return
-    for name in _KERNEL_READABLE:
+    for name in _KERNEL:
         if os.path.exists(f"/proc/{name}"):
             yield from ("--ro-bind", f"/proc/{name}", f"/proc/{name}")
-    for name in _KERNEL_HIDDEN:
-        if os.path.isdir(f"/proc/{name}"):
-            yield from ("--tmpfs", f"/proc/{name}", "--remount-ro", f"/proc/{name}")
-        elif os.path.exists(f"/proc/{name}"):
-            yield from ("--ro-bind", "/dev/null", f"/proc/{name}")

@@ -23,6 +23,7 @@ from . import linux
 
 _FLAGS = linux.MS_NOSUID | linux.MS_NODEV
 VIEW = b"view"
+MAP_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 _OPAQUE = "user.overlay.opaque"
 _SPACE_FOLDERS = ((b"tmp", 0o1777), (b"var-tmp", 0o1777), (b"shm", 0o1777), (b"home", 0o700))
 _PART_BYTES = 1024 * 1024
@@ -171,18 +172,23 @@ def show(view: bytes, shown: list[tuple[bytes, bytes, bool, bool]]) -> None:
     linux.mount(b"sandbox-engine", view, b"tmpfs", _FLAGS, b"mode=755")
     for name in (b"proc", b"dev"):
         os.mkdir(os.path.join(view, name))
+    made = set()
     for place, source, is_writable, is_link in shown:
         target = view + place
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        folder = os.path.dirname(target)
+        if folder not in made:
+            os.makedirs(folder, exist_ok=True)
+            made.add(folder)
         if is_link:
             os.symlink(source, target)
             continue
-        if not is_writable and os.path.isfile(source):
+        status = os.stat(source)
+        if stat.S_ISREG(status.st_mode) and not is_writable:
             # A mount costs every run; these are small settings.
-            with open(source, "rb") as file:
-                write_file(target, file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+            with open(source, "rb", buffering=0) as file:
+                write_file(target, file.read(), stat.S_IMODE(status.st_mode))
             continue
-        make_mount_point(target, source)
+        make_mount_point(target, status.st_mode)
         linux.mount(source, target, None, linux.MS_BIND | linux.MS_REC, None)
         attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
         if not is_writable:
@@ -191,11 +197,13 @@ def show(view: bytes, shown: list[tuple[bytes, bytes, bool, bool]]) -> None:
     linux.set_mount(view, linux.MOUNT_ATTR_RDONLY, recursive=False)
 
 
-def make_mount_point(target: bytes, source: bytes) -> None:
-    """Make something at `target` that `source` can be mounted on, unless it is there."""
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
-    elif not os.path.exists(target):
+def make_mount_point(target: bytes, mode: int) -> None:
+    """Make something at `target` that what has `mode` can be mounted on, unless it is there."""
+    if os.path.lexists(target):
+        return
+    if stat.S_ISDIR(mode):
+        os.mkdir(target)
+    else:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
 
 
@@ -223,12 +231,20 @@ def write_layer(
 
 
 def write_index(path: bytes, old: bytes, parts: list[bytes | tuple[int, int]]) -> None:
-    """Write a git index out of bytes and of ranges of an old one, with its checksum."""
+    """Write a git index out of bytes and of ranges of an old one, with its checksum.
+
+    It is most of what grows with the repository, so nothing is copied on the way.
+    """
     digest = hashlib.sha1(usedforsecurity=False)
-    with open(old, "rb") as source, open(path, "xb", buffering=0) as file:
-        with mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as mapped:
-            for part in parts:
-                content = part if isinstance(part, bytes) else mapped[part[0] : part[1]]
+    flags = mmap.MAP_PRIVATE | MAP_POPULATE
+    with (
+        open(old, "rb") as source,
+        open(path, "xb", buffering=0) as file,
+        mmap.mmap(source.fileno(), 0, flags=flags, prot=mmap.PROT_READ) as mapped,
+        memoryview(mapped) as whole,
+    ):
+        for part in parts:
+            with memoryview(part) if isinstance(part, bytes) else whole[slice(*part)] as content:
                 digest.update(content)
                 file.write(content)
         file.write(digest.digest())
