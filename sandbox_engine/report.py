@@ -35,12 +35,18 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     yield f"base      {verdict.base}"
     if verdict.tree:
         yield f"tree      {verdict.tree}"
-    openings = "".join(f", {opening}" for opening in verdict.openings)
-    yield f"strategy  {verdict.strategy}, isolation {verdict.isolation}{openings}"
+    yield f"strategy  {verdict.strategy}{_isolation(verdict)}"
     if verdict.changed_paths:
         yield f"changed   {_shortened(verdict.changed_paths)}"
     steps = ", ".join(f"{step.name} {step.elapsed_s:.2f} s" for step in verdict.steps)
     yield f"time      {verdict.elapsed_s:.2f} s{f' ({steps})' if steps else ''}"
+
+
+def _isolation(verdict: Verdict) -> str:
+    """Return how what was run was isolated, and what it could reach all the same."""
+    if verdict.outcome is Outcome.REJECTED:
+        return ""
+    return "".join(f", {part}" for part in (f"isolation {verdict.isolation}", *verdict.openings))
 
 
 def _shortened(paths: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 
-from sandbox_engine import carry, compiled, isolation, tree
+from sandbox_engine import carry, compiled, containment, isolation, tree
 from sandbox_engine.cache import Cache
 from sandbox_engine.carry import Carried
 from sandbox_engine.config import Config
@@ -130,6 +130,7 @@ class Run:
     @contextlib.contextmanager
     def open_sandbox(self) -> Iterator[Sandbox]:
         """Yield a sandbox of the tier that holds the candidate, which is written for it."""
+        containment.warm_up()
         tree.write_tree(self._store, self._candidate)
         commit = commit_candidate(self._store, self._candidate.base, self._candidate.id)
         with compiled.held(self._store, self.interpreter) as provided:
