@@ -11,8 +11,8 @@ import socket
 from typing import Any
 
 from . import linux, supervisor, wire
+from .command import Command, Fault
 from .overlay import Overlay
-from .supervisor import Command, Fault
 
 
 def main(session: socket.socket) -> None:
