@@ -74,6 +74,9 @@ def test_a_tier_holds_what_it_promises(world: Any, tier: str) -> None:
 
 
 def test_the_judging_rings(world: Any) -> None:
+    world.start_anew()
+    script.run(world, "none", ["nothing"])
+    world.keep()
     probes = [probe for probe in script.PROBES if probe.attack in ALARMS]
     _, evidence = script.attack(world, "none", *probes)
     silent = {name for name, text in ALARMS.items() if text not in "\n".join(evidence)}
