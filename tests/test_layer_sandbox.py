@@ -96,3 +96,11 @@ def test_a_layer_whose_tree_was_collected_is_made_anew(project: GitBox, layered:
     project.git("gc", "-q", "--prune=now")
     with opened(layered, "HEAD") as sandbox:
         assert said(sandbox, "sh", "-c", "cat d/* | sort -u") == ["new"]
+
+
+def test_nothing_can_be_written_where_no_limit_counts_it(layered: Engine) -> None:
+    with opened(layered, "HEAD") as sandbox:
+        done = sandbox.run(["touch", "/dev/file"], LIMITS)
+        assert done.code == 1 and b"Read-only" in done.stderr
+        use = "import os, pty; pty.openpty(); open('/dev/shm/x', 'w'); open('/dev/null', 'w')"
+        assert said(sandbox, "python3", "-c", use) == []

@@ -39,7 +39,9 @@ def arguments(
         *("--uid", str(os.geteuid()), "--gid", str(os.getegid()), "--cap-drop", "ALL"),
         *("--json-status-fd", str(_STATUS_FD), "--seccomp", str(_SECCOMP_FD)),
         *("--bind", view, "/", "--proc", "/proc", *_kernel(), "--dev", "/dev"),
-        *("--bind", shm, "/dev/shm", "--chdir", root, "--"),
+        # Another file system that a run could fill, and no limit counts it.
+        *("--bind", shm, "/dev/shm", "--remount-ro", "/dev"),
+        *("--chdir", root, "--"),
     )
 
 
