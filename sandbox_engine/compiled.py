@@ -59,7 +59,8 @@ def learn(
         f"{kind} {path}"
         for kind, paths in ((inside.PLAIN, sources), (inside.REWRITTEN, rewritten))
         for path in paths
-        if os.path.normpath(path).startswith(roots)
+        # A run says these: one with `..` would be written elsewhere than below the place.
+        if os.path.normpath(path) == path and path.startswith(roots)
     }
     place = _newest(shelf, interpreter)
     if place is None or not wanted:

@@ -193,11 +193,11 @@ class Keeper:
             pipes = [_pipe(stack) for _ in range(3 if report_env else 2)]
             fds = [stdin.fileno(), *(writer.fileno() for _, writer in pipes)]
             deadline = started + limits.wall_s + _GRACE_S
+            streams = _Streams([reader for reader, _ in pipes], limits, on_report)
             try:
                 wire.send(self._link, message, fds)
                 for _, writer in pipes:
                     writer.close()
-                streams = _Streams([reader for reader, _ in pipes], limits, on_report)
                 fate = self._exchange(streams, deadline)
             except (KeeperLost, ConnectionError):
                 swept = process.kill_marked(run_id)

@@ -21,6 +21,7 @@ from pathlib import Path
 from sandbox_engine import disk, git, git_index, tree
 from sandbox_engine import store as store_module
 from sandbox_engine.containment import Layer
+from sandbox_engine.errors import GitError
 from sandbox_engine.git_index import Entry, Part
 from sandbox_engine.patch import File
 from sandbox_engine.shelf import Place, Shelf, open_shelf
@@ -119,35 +120,59 @@ def _made(store: Store, shelf: Shelf, candidate: CandidateTree) -> Place:
 
 
 def _move(store: Store, folder: Path, before: str | None, wanted: TreeId, lease: int) -> None:
-    """Make the layer hold the tree `wanted`: from what it holds if that is whole, else anew."""
-    if before is None or before not in store.objects:
+    """Make the layer hold the tree `wanted`: from what it holds if that will do, else anew."""
+
+    def read_tree(*arguments: str) -> None:
+        git.run_store_git(
+            store.git_dir,
+            ["-c", "index.version=2", "read-tree", *arguments],
+            work_tree=folder / "files",
+            index=folder / "index",
+            keep_fds=(lease,),
+        )
+
+    is_moved = before is not None and _has_same_attributes(store, TreeId(before), wanted)
+    if before is not None and is_moved:
+        (folder / "index.lock").unlink(missing_ok=True)
+        try:
+            read_tree("-m", "-u", before, wanted)
+        except GitError:
+            # Garbage collection may have taken what was there.
+            is_moved = False
+    if not is_moved:
         disk.remove_tree(folder)
         (folder / "files").mkdir(parents=True, mode=0o755)
-        arguments = ["--reset", "-u", wanted]
-    else:
-        (folder / "index.lock").unlink(missing_ok=True)
-        arguments = ["-m", "-u", before, wanted]
-    git.run_store_git(
-        store.git_dir,
-        ["-c", "index.version=2", "read-tree", *arguments],
-        work_tree=folder / "files",
-        index=folder / "index",
-        keep_fds=(lease,),
-    )
+        read_tree("--reset", "-u", wanted)
     index = (folder / "index").read_bytes()
     (folder / "offsets").write_bytes(git_index.find_offsets(index).tobytes())
+
+
+def _has_same_attributes(store: Store, one: TreeId, other: TreeId) -> bool:
+    try:
+        return not any(map(_is_attributes, tree.differences(store, one, other)))
+    except KeyError:
+        return False
+
+
+def _is_attributes(path: bytes) -> bool:
+    return path.rpartition(b"/")[2] == b".gitattributes"
 
 
 def _distance(store: Store, known: TreeId, wanted: TreeId) -> int:
     """Return how many paths two trees differ in, at most one more than count as near.
 
-    A tree that garbage collection took away is further than any.
+    A tree that garbage collection took away is further than any, and so is one with other
+    attributes: they change files whose blobs are the same.
     """
     if known == wanted:
         return 0
-    if known not in store.objects:
+    try:
+        found = tree.differences(store, known, wanted)
+        paths = list(itertools.islice(found, _NEAR_PATHS + 1))
+        return _NEAR_PATHS + 1 if any(map(_is_attributes, paths)) else len(paths)
+    except KeyError:
+        # libgit2 may still have the tree itself in memory, but not what is in it.
         return _NEAR_PATHS + 1
-    return sum(1 for _ in itertools.islice(tree.differences(store, known, wanted), _NEAR_PATHS + 1))
 
 
 def candidate_layer(
@@ -168,12 +193,14 @@ def candidate_layer(
     files += [
         (b".git/" + path, stat.S_IFREG | 0o644, content) for path, content in git_folder.items()
     ]
-    hidden = {
+    missing = (
         tree.missing_folder(store, candidate, path)
         for path, file in changes.items()
-        if file is None
-    }
-    gone = tuple(sorted(filter(None, hidden)))
+        # What the base has not must not be hidden: in a folder of one layer alone, overlayfs
+        # lists what hides other files.
+        if file is None and tree.has_path(store, base.tree, path)
+    )
+    gone = tuple(sorted(set(filter(None, missing))))
     return Layer(tuple(files), gone, now_ns, tuple(index), str(base.index))
 
 

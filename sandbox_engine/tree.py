@@ -175,8 +175,15 @@ def missing_folder(store: Store, candidate: CandidateTree, path: bytes) -> bytes
         if entry is None:
             return here
         if not isinstance(entry, pygit2.Tree):
-            return None
+            # A submodule is an empty folder, through which what lies below would be seen.
+            is_open = entry.filemode == LINK_MODE and depth < len(parts)
+            return b"/".join(parts[: depth + 1]) if is_open else None
     return None
+
+
+def has_path(store: Store, tree: TreeId, path: bytes) -> bool:
+    """Tell whether `tree` has anything at `path`."""
+    return _entry(_root(store, tree), path) is not None
 
 
 def blob_id(file: File) -> str:

@@ -32,7 +32,8 @@ def arguments(program: str, *, view: str, root: str, network: bool = False) -> t
         *("--uid", str(os.geteuid()), "--gid", str(os.getegid()), "--cap-drop", "ALL"),
         *("--json-status-fd", str(_STATUS_FD), "--seccomp", str(_SECCOMP_FD)),
         *("--bind", view, "/", "--proc", "/proc", *_kernel(), "--dev", "/dev"),
-        *("--bind", f"{view}/dev/shm", "/dev/shm", "--chdir", root, "--"),
+        # In `/dev` is another file system that a run could fill, and no limit counts it.
+        *("--bind", f"{view}/dev/shm", "/dev/shm", "--remount-ro", "/dev", "--chdir", root, "--"),
     )
 
 

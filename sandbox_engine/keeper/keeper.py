@@ -20,6 +20,9 @@ def main(session: socket.socket) -> None:
     keeper = Keeper(session)
     while (message := wire.receive(session)) is not None:
         fields, fds = message
+        if fields["do"] == "stop":
+            # The run that it was meant for had ended already.
+            continue
         verb = getattr(keeper, f"do_{fields.pop('do')}")
         try:
             answer = verb(fields, fds)
