@@ -37,7 +37,8 @@ class Point:
 
     `prior` is where another driver, doing `prior_verb`, is killed before: the point is then one
     of the recovery. With `is_cold` there is no store yet; with `is_tagged` the user has moved a
-    tag; `needs_slots` says that a tier without slots on disk does not come here.
+    tag; `writes_files` asks for a promotion to the branch that is checked out; `needs_slots` says
+    that a tier without slots on disk does not come here.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Point:
     strategy: str = "CHECK"
     is_cold: bool = False
     is_tagged: bool = False
+    writes_files: bool = False
     needs_slots: bool = False
     prior: Trigger | None = None
     prior_verb: str = _VALIDATE
@@ -61,11 +63,8 @@ POINTS = (
     Point("the store is to be opened", Trigger("store.open_store", "enter"), is_cold=True),
     Point("its repository is to be made", Trigger("store.make_repository", "enter"), is_cold=True),
     Point("its repository is made", Trigger("store.make_repository", "leave"), is_cold=True),
-    Point(
-        "its first setting is half written",
-        Trigger(_REPLACE, "enter", since="store.make_repository"),
-        is_cold=True,
-    ),
+    Point("its first setting is half written",
+          Trigger(_REPLACE, "enter", since="store.make_repository"), is_cold=True),
     Point("the new store is locked", Trigger("lock.locked", "entered"), is_cold=True),
     Point("the store is open", Trigger("store.open_store", "leave")),
     Point("tags are being moved", Trigger(_GIT, "inside", 5, _TIDY, 1), is_tagged=True),
@@ -99,13 +98,14 @@ POINTS = (
     Point("promotion: the journal is half written", Trigger(_REPLACE, "enter", since=_LAND),
           _PROMOTE),
     Point("promotion: prepared", Trigger("git.prepared_update", "entered"), _PROMOTE),
-    Point("promotion: files are to be written", Trigger(_REFRESH, "leave", since=_LAND), _PROMOTE),
+    Point("promotion: files are to be written", Trigger(_REFRESH, "leave", since=_LAND), _PROMOTE,
+          writes_files=True),
     Point("promotion: files are written", _WRITTEN, _PROMOTE),
     Point("promotion: committed", Trigger("git.prepared_update", "leave"), _PROMOTE),
     Point("undoing a promotion", Trigger("worktrees.changes", "leave", since="promotion.recover"),
-          _OPEN, prior=_WRITTEN, prior_verb=_PROMOTE),
+          _OPEN, writes_files=True, prior=_WRITTEN, prior_verb=_PROMOTE),
     Point("a promotion is undone", Trigger(_REFRESH, "leave", since="promotion.recover"),
-          _OPEN, prior=_WRITTEN, prior_verb=_PROMOTE),
+          _OPEN, writes_files=True, prior=_WRITTEN, prior_verb=_PROMOTE),
     Point("what a killed run left is ended", Trigger("process.kill_marked", "leave"),
           prior=_IN_RUN, needs_slots=True),
     Point("what a killed run left is removed",
@@ -215,11 +215,14 @@ class Killer:
             self._measure(follower.strategy, point.is_cold)
         self._set_up(point)
         lands = _PROMOTE in (point.verb, point.prior_verb)
-        branch = ("main", "side")[repetition // 2 % 2]
+        is_side = repetition // 2 % 2 and not point.writes_files
+        branch = "side" if is_side else "main"
         draw = self._patch("good" if lands else "napping daemon", point.strategy)
         before, landing = traces.take_snapshot(self.world.top), traces.take_landing(self.world.top)
         said = self._kill(point, draw, branch, repetition, tally)
+        landed = Landed(self.world.top, branch, landing)
         if said is None:
+            landed.undo()
             return
         found = traces.fsck(self.world)
         if lands:
@@ -229,7 +232,6 @@ class Killer:
             found += before.changes(traces.take_snapshot(self.world.top))
         found += self._follow(follower, self.usual_s[follower.strategy, point.is_cold], tally)
         if lands:
-            landed = Landed(self.world.top, branch, landing)
             found += landed.faults(draw, said, tally)
             landed.undo()
         else:
