@@ -460,7 +460,7 @@ class Breaker:
         assert tracer.stderr is not None
         said = tracer.stderr.readline()
         if b"attached" not in said:
-            os.kill(pid, signal.SIGKILL)
+            tracer.communicate()
             raise Problem(f"strace cannot attach: {said.decode(errors='replace')}")
         return tracer
 
@@ -494,7 +494,12 @@ def _shares(sizes: Sequence[int], most: int) -> list[int]:
     level = 0
     while sum(min(size, level) for size in sizes) < min(most, sum(sizes)):
         level += 1
-    return [min(size, level) for size in sizes]
+    shares = [min(size, level) for size in sizes]
+    spare = max(0, sum(shares) - most)
+    largest = [index for index, share in enumerate(shares) if share == level]
+    for number in range(spare):
+        shares[largest[number * len(largest) // spare]] -= 1
+    return shares
 
 
 def _print(title: str, tallies: Mapping[str, Tally]) -> None:
