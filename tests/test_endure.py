@@ -124,9 +124,9 @@ def test_a_point_that_is_not_reached_is_a_fault(world: World) -> None:
     assert tally.kills == 0
 
 
-def test_a_slow_next_run_is_a_fault(world: World) -> None:
+def test_a_slow_next_run_is_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kills, "SLACK_S", -9.0)
     killer, tally = kills.Killer(world, 2), kills.Tally()
-    killer.usual_s = dict.fromkeys([("CHECK", False), ("TESTS", False)], -kills.SLACK_S)
     killer.kill(kills.Point("x", Trigger("tree.build_tree", "leave")), 0, tally)
     assert tally.kills == 1
     assert [fault for fault in tally.faults if "more than usual" in fault]
@@ -140,7 +140,7 @@ def test_a_wrong_verdict_is_told(world: World) -> None:
     assert "PASSED" in draw.fault({**record, "outcome": "FAILED"}, "none")
     assert draw.fault({**record, "reason": "2 tests passed"}, "none")
     assert "tier" in draw.fault(record, "full")
-    assert engines.line_fault(world, draw, {"error": "GitError", "text": "gone"})
+    assert engines.line_fault(world, draw, {"error": "GitError", "text": "gone", "traceback": ""})
 
 
 def test_a_tree_that_is_not_the_patch_s_is_told(world: World) -> None:

@@ -123,5 +123,6 @@ def verdict_faults(world: World, draw: Draw, done: Driven) -> list[str]:
 def line_fault(world: World, draw: Draw, line: Mapping[str, Any]) -> str:
     """Return what is wrong with what a driver said of `draw`, "" when nothing is."""
     if "verdict" not in line:
-        return f"{draw.kind}, {draw.strategy}: {line['error']}: {line['text']}"
+        where = [part for part in line["traceback"].splitlines() if part.startswith("  File ")]
+        return f"{draw.kind}, {draw.strategy}: {line['error']}: {line['text']} {where[-4:]}"
     return draw.fault(line["verdict"], world.tier)

@@ -187,18 +187,15 @@ class Killer:
         self._draw = random.Random(seed)
         self._count = 0
 
-    def _measure(self, strategy: str, is_cold: bool) -> None:
-        """Find out how long a run takes that nothing disturbs, with a store or without one yet."""
-        taken = []
-        for _ in range(self._undisturbed):
-            if is_cold:
-                self._remove_store()
-            draw = self._patch("good", strategy)
-            done = drive(self.world, [draw])
-            if faults := verdict_faults(self.world, draw, done):
-                raise Problem(f"an undisturbed run is not right: {faults[0]}")
-            taken.append(done.elapsed_s)
-        self.usual_s[strategy, is_cold] = statistics.median(taken)
+    def _undisturbed_s(self, strategy: str, is_cold: bool) -> float:
+        """Return how long a run takes that nothing disturbs, with a store or without one yet."""
+        if is_cold:
+            self._remove_store()
+        draw = self._patch("good", strategy)
+        done = drive(self.world, [draw])
+        if faults := verdict_faults(self.world, draw, done):
+            raise Problem(f"an undisturbed run is not right: {faults[0]}")
+        return done.elapsed_s
 
     def _remove_store(self) -> None:
         if self.world.store.exists():
@@ -211,8 +208,10 @@ class Killer:
     def kill(self, point: Point, repetition: int, tally: Tally) -> None:
         """Kill a driver at `point`, run the next one, and note in `tally` what is not right."""
         follower = self._follower()
-        if (follower.strategy, point.is_cold) not in self.usual_s:
-            self._measure(follower.strategy, point.is_cold)
+        usual = follower.strategy, point.is_cold
+        if usual not in self.usual_s:
+            taken = [self._undisturbed_s(*usual) for _ in range(self._undisturbed)]
+            self.usual_s[usual] = statistics.median(taken)
         self._set_up(point)
         lands = _PROMOTE in (point.verb, point.prior_verb)
         is_side = repetition // 2 % 2 and not point.writes_files
@@ -230,7 +229,7 @@ class Killer:
             traces.wait_for_orphans(_ORPHANS_S)
         else:
             found += before.changes(traces.take_snapshot(self.world.top))
-        found += self._follow(follower, self.usual_s[follower.strategy, point.is_cold], tally)
+        found += self._follow(follower, point.is_cold, tally)
         if lands:
             found += landed.faults(draw, said, tally)
             landed.undo()
@@ -275,8 +274,9 @@ class Killer:
         tally.kills += 1
         return said
 
-    def _follow(self, draw: Draw, usual_s: float, tally: Tally) -> list[str]:
+    def _follow(self, draw: Draw, is_cold: bool, tally: Tally) -> list[str]:
         """Validate the next patch, and return what is wrong with that and what is left."""
+        usual_s = self.usual_s[draw.strategy, is_cold]
         started = time.monotonic()
         done = drive(self.world, [draw])
         faults = verdict_faults(self.world, draw, done)
@@ -285,7 +285,11 @@ class Killer:
                 traces.clear(self.world)
                 break
             time.sleep(0.02)
-        late_s = time.monotonic() - started - usual_s
+        elapsed_s = time.monotonic() - started
+        if elapsed_s - usual_s > SLACK_S and not left:
+            # The machine itself may have become slower.
+            usual_s = max(usual_s, self._undisturbed_s(draw.strategy, is_cold))
+        late_s = elapsed_s - usual_s
         tally.slowest_s = max(tally.slowest_s, late_s)
         if late_s > SLACK_S and not left:
             faults.append(f"the next run and its cleaning took {late_s:.1f} s more than usual")
