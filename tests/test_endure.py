@@ -344,8 +344,8 @@ def test_answers_under_trouble_are_judged(
 def test_a_call_that_is_not_made_is_no_fault_and_one_that_is_fails(world: World) -> None:
     with full_disk.Breaker(world, 1) as breaker:
         none, all_of_it = full_disk.Tally(), full_disk.Tally()
-        breaker.fail(full_disk.Fault("EIO", "openat", 60_000), none)
-        breaker.fail(full_disk.Fault("EIO", "openat", 3), all_of_it)
+        breaker.fail(full_disk.Fault("EIO", "openat", 60_000, is_cold=True), none)
+        breaker.fail(full_disk.Fault("EIO", "openat", 3, is_cold=True), all_of_it)
     assert (none.words, none.faults) == ({"not made": 1}, [])
     assert (sum(all_of_it.words.values()), all_of_it.faults) == (1, [])
 

@@ -51,8 +51,8 @@ GIT_FAULTS: Mapping[str, Sequence[str]] = {
     "EIO": ("openat", "read", "write", "mkdir", "rename", "unlink", "newfstatat", "link"),
     "ENOSPC": ("openat", "write", "mkdir"),
 }
-_MOST_IN_GIT = 40
-"""Up to which call a git command may fail; most of its first ones are the loader's."""
+_MOST_IN_GIT = 24
+"""Up to which call a git command may fail; its first ones are the loader's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,11 +292,15 @@ def _left(world: World, spared: Sequence[int] = ()) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The `number`-th `call` of the engine, or of each of its gits, fails with `error`."""
+    """The `number`-th `call` of the engine, or of each of its gits, fails with `error`.
+
+    With `is_cold` there is no store yet.
+    """
 
     error: str
     call: str
     number: int
+    is_cold: bool
     is_in_git: bool = False
 
     @property
@@ -365,29 +369,31 @@ class Breaker:
 
         One run that nothing troubles tells how often each call is made.
         """
-        made = self._count_calls()
-        groups = [
-            [Fault(error, call, number + 1) for number in range(made[call])]
-            for error, calls in FAULTS.items()
-            for call in calls
-            if made[call]
-        ] + [
-            [Fault(error, call, number + 1, is_in_git=True) for number in range(_MOST_IN_GIT)]
-            for error, calls in GIT_FAULTS.items()
-            for call in calls
+        made = {is_cold: self._count_calls(is_cold) for is_cold in (True, False)}
+        kinds = [(error, call, False) for error, calls in FAULTS.items() for call in calls]
+        kinds += [(error, call, True) for error, calls in GIT_FAULTS.items() for call in calls]
+        every = [
+            [
+                Fault(error, call, number + 1, is_cold, is_in_git)
+                for is_cold in (True, False)
+                for number in range(_MOST_IN_GIT if is_in_git else made[is_cold][call])
+            ]
+            for error, call, is_in_git in kinds
         ]
+        groups = [group for group in every if group]
         for group in groups:
             tallies[group[0].group] = Tally(possible=len(group))
         chosen = _shares([len(group) for group in groups], most)
         spread = [
-            (index / count, group[index * len(group) // count])
+            (index / count, group[(2 * index + 1) * len(group) // (2 * count)])
             for group, count in zip(groups, chosen, strict=True)
             for index in range(count)
         ]
-        # From the first calls to the last, so that a run cut short has seen some of each kind.
+        # Some of each kind before more of any, so that a run cut short has seen all kinds.
         yield from (fault for _, fault in sorted(spread, key=lambda item: item[0]))
 
-    def _count_calls(self) -> Counter[str]:
+    def _count_calls(self, is_cold: bool) -> Counter[str]:
+        self._set_up(is_cold)
         draw = self._next("good")
         every = sorted({call for calls in FAULTS.values() for call in calls})
         answer = self._run(draw, ["-e", f"trace={','.join(f'?{call}' for call in every)}"])
@@ -396,8 +402,13 @@ class Breaker:
         lines = self._log.read_text(errors="replace").splitlines()
         return Counter(line.partition("(")[0] for line in lines)
 
+    def _set_up(self, is_cold: bool) -> None:
+        if is_cold and self._world.store.exists():
+            shutil.rmtree(self._world.store)
+
     def fail(self, fault: Fault, tally: Tally) -> None:
         """Validate while `fault` is there, then without it, and note what is not right."""
+        self._set_up(fault.is_cold)
         draw = self._next()
         answer = self._run_shimmed(draw, fault) if fault.is_in_git else self._run(
             draw, fault.flags()

@@ -238,6 +238,10 @@ class Killer:
         found += [*traces.fsck(self.world), *traces.broken_cache(self.world)]
         for fault in dict.fromkeys(found):
             tally.fault(f"{point.name}, round {repetition}: {fault}")
+        if found:
+            # What one kill has damaged must not be counted again after the next.
+            traces.clear(self.world)
+            self._remove_store()
 
     def _follower(self) -> Draw:
         """Return the patch that is judged after a kill."""

@@ -192,7 +192,7 @@ def clear(world: World, spared: Collection[int] = ()) -> None:
     for line in processes(world, spared):
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(line.split()[1]), signal.SIGKILL)
-    for path in _half_written(world):
+    for path in (*_half_written(world), *(world.top / ".git").rglob("*.lock")):
         path.unlink(missing_ok=True)
 
 
