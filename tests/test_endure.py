@@ -343,11 +343,13 @@ def test_answers_under_trouble_are_judged(
 @needs_strace
 def test_a_call_that_is_not_made_is_no_fault_and_one_that_is_fails(world: World) -> None:
     with full_disk.Breaker(world, 1) as breaker:
-        none, all_of_it = full_disk.Tally(), full_disk.Tally()
+        none, all_of_it, killed = (full_disk.Tally() for _ in range(3))
         breaker.fail(full_disk.Fault("EIO", "openat", 60_000, is_cold=True), none)
         breaker.fail(full_disk.Fault("EIO", "openat", 3, is_cold=True), all_of_it)
+        breaker.fail(full_disk.Fault("SIGKILL", "openat", 3, is_cold=True), killed)
     assert (none.words, none.faults) == ({"not made": 1}, [])
     assert (sum(all_of_it.words.values()), all_of_it.faults) == (1, [])
+    assert (killed.words, killed.faults) == ({"killed": 1}, [])
 
 
 def test_faults_are_spread_evenly() -> None:

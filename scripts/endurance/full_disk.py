@@ -1,9 +1,10 @@
 """Disks that are full and system calls that fail: a right verdict or a classified error, always.
 
 The store is put on small file systems, in a mount namespace of our own, and patches grow until it
-is full. Then single calls of the engine fail, by `strace`: each kind of call at the first time, the
-second, and so on, in the engine itself, and in the git commands that it runs. Calls of the tests
-that are judged do not fail: nobody could tell that from a test that fails by itself.
+is full. Then single calls of the engine fail, or are its last, by `strace`: each kind of call at
+the first time, the second, and so on, in the engine itself, and in the git commands that it runs.
+Calls of the tests that are judged do not fail: nobody could tell that from a test that fails by
+itself.
 """
 
 from __future__ import annotations
@@ -46,10 +47,15 @@ _FILES = (
 )  # fmt: skip
 _OPENING = ("openat", "pipe2", "socket", "dup", "epoll_create1")
 _WRITING = ("write", "pwrite64", "ftruncate", "mkdir")
-FAULTS: Mapping[str, Sequence[str]] = {"EIO": _FILES, "EMFILE": _OPENING, "ENOSPC": _WRITING}
+_KILL = "SIGKILL"
+_CHANGING = ("openat", "write", "pwrite64", "mkdir", "rename", "link", "unlink", "rmdir")
+FAULTS: Mapping[str, Sequence[str]] = {
+    "EIO": _FILES, "EMFILE": _OPENING, "ENOSPC": _WRITING, _KILL: _CHANGING,
+}  # fmt: skip
 GIT_FAULTS: Mapping[str, Sequence[str]] = {
     "EIO": ("openat", "read", "write", "mkdir", "rename", "unlink", "newfstatat", "link"),
     "ENOSPC": ("openat", "write", "mkdir"),
+    _KILL: ("openat", "write", "mkdir", "rename", "unlink", "link"),
 }
 _MOST_IN_GIT = 24
 """Up to which call a git command may fail; its first ones are the loader's."""
@@ -271,10 +277,10 @@ def undisturbed_fault(world: World, draw: Draw, answer: Answer) -> list[str]:
     return [f"the next run is not right: {word} {fault or said[:SHOWN]}"]
 
 
-def _damage(world: World, before: Snapshot) -> list[str]:
+def _damage(world: World, before: Snapshot, *, with_slots: bool = True) -> list[str]:
     return [
         *before.changes(traces.take_snapshot(world.top)),
-        *traces.fsck(world),
+        *traces.fsck(world, with_slots=with_slots),
         *traces.broken_cache(world),
     ]
 
@@ -294,6 +300,7 @@ def _left(world: World, spared: Sequence[int] = ()) -> list[str]:
 class Fault:
     """The `number`-th `call` of the engine, or of each of its gits, fails with `error`.
 
+    The error `SIGKILL` ends the process there instead, between any two changes that it makes.
     With `is_cold` there is no store yet.
     """
 
@@ -309,7 +316,8 @@ class Fault:
 
     def flags(self) -> list[str]:
         """Return the options of `strace`; a `?` passes over calls that a machine has not."""
-        inject = f"inject=?{self.call}:error={self.error}:when={self.number}"
+        how = f"signal={_KILL}" if self.error == _KILL else f"error={self.error}"
+        inject = f"inject=?{self.call}:{how}:when={self.number}"
         return ["-e", f"trace=?{self.call}", "-e", inject]
 
 
@@ -337,8 +345,9 @@ class Breaker:
         self._count = 0
         self._log = world.folder / "strace.log"
         self._before = traces.take_snapshot(world.top)
-        for name in ("warm", "shim"):
-            (world.folder / name).mkdir()
+        self._shim = world.folder / "shim"
+        for folder in (world.folder / "warm", self._shim):
+            folder.mkdir()
         first = json.dumps({"arguments": arguments(world, self._next("good"))})
         self._errors = (world.folder / "server.errors").open("w+b")
         self._server = subprocess.Popen(
@@ -403,6 +412,8 @@ class Breaker:
         return Counter(line.partition("(")[0] for line in lines)
 
     def _set_up(self, is_cold: bool) -> None:
+        for path in self._shim.iterdir():
+            path.unlink()
         if is_cold and self._world.store.exists():
             shutil.rmtree(self._world.store)
 
@@ -413,23 +424,28 @@ class Breaker:
         answer = self._run_shimmed(draw, fault) if fault.is_in_git else self._run(
             draw, fault.flags()
         )  # fmt: skip
-        logs = [self._log, *(self._world.folder / "shim").glob("*.log")]
+        logs = [self._log, *self._shim.glob("*.log")]
         hits = [line for path in logs if path.exists() for line in _hits(path)]
         if not hits:
             tally.words["not made"] += 1
             return
-        found = [] if _is_output(hits) else _judge(self._world, draw, answer, tally)
-        found += _damage(self._world, self._before)
+        if fault.error == _KILL and answer.code == -signal.SIGKILL:
+            tally.words["killed"] += 1
+            found = []
+        else:
+            found = [] if _is_output(hits) else _judge(self._world, draw, answer, tally)
+        found += _damage(self._world, self._before, with_slots=False)
         # With what is remembered: a verdict that trouble has made must not be kept.
         found += undisturbed_fault(self._world, draw, self._run(draw, None))
         found += [*_damage(self._world, self._before), *_left(self._world, [self._server.pid])]
         tally.note(f"{fault.group}, call {fault.number} ({hits[0][:160]})", found)
+        if found:
+            # What one fault has damaged must not be counted again after the next.
+            self._set_up(is_cold=True)
 
     def _run_shimmed(self, draw: Draw, fault: Fault) -> Answer:
         """Run with a `git` in front of the real one, that runs it under `strace`."""
-        shim = self._world.folder / "shim"
-        for path in shim.iterdir():
-            path.unlink()
+        shim = self._shim
         flags = " ".join(fault.flags())
         script = f'#!/bin/sh\nexec strace -f -qq -o "{shim}/$$.log" {flags} {shutil.which("git")}'
         (shim / "git").write_text(f'{script} "$@"\n')
@@ -492,7 +508,9 @@ def _text(path: Path) -> str:
 
 def _hits(path: Path) -> list[str]:
     lines = path.read_text(errors="replace").splitlines()
-    return [line for line in lines if line.endswith("(INJECTED)")]
+    # A process that is killed has a last line that says so.
+    ends = ("(INJECTED)", f"+++ killed by {_KILL} +++")
+    return [line for line in lines if line.endswith(ends)]
 
 
 def _is_output(hits: Sequence[str]) -> bool:
