@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="`strace` i
 
 def test_eight_kills_lose_nothing() -> None:
     said = _endure("kills", "--points", "8", "--times", "1")
-    assert "all                            8     0" in said
+    assert re.search(r"^all +8 +0$", said, re.MULTILINE)
 
 
 def test_engines_beside_a_busy_user_are_right() -> None:
@@ -63,7 +64,7 @@ def test_engines_beside_a_busy_user_are_right() -> None:
 
 @needs_mount
 def test_a_full_disk_is_said_and_damages_nothing() -> None:
-    said = _endure("full-disk", "--sizes", "4", "--ways", "cache clear", "--faults", "0")
+    said = _endure("full-disk", "--sizes", "16", "--ways", "cache clear", "--faults", "0")
     assert "error 3" in said
 
 
@@ -112,14 +113,16 @@ def test_a_name_that_the_engine_has_not_is_told() -> None:
 
 def test_every_point_is_there() -> None:
     kills.check_points(kills.POINTS)
-    assert len({point.name for point in kills.POINTS}) == len(kills.POINTS) == 40
+    assert len({point.name for point in kills.POINTS}) == len(kills.POINTS)
+    for tier in project.TIERS:
+        assert len(kills.points_of(tier, 100)) >= 40
 
 
 def test_a_point_that_is_not_reached_is_a_fault(world: World) -> None:
     tally = kills.Tally()
     killer = kills.Killer(world, 1)
     killer.usual_s = dict.fromkeys([("CHECK", False), ("TESTS", False)], 60.0)
-    killer.kill(kills.Point("x", Trigger("carry.place", "enter", call=99)), 0, tally)
+    killer.kill(kills.Point("x", Trigger("tree.build_tree", "enter", call=99)), 0, tally)
     assert [fault for fault in tally.faults if "not reached" in fault]
     assert tally.kills == 0
 

@@ -22,7 +22,7 @@ from typing import Any
 from endurance import table, traces
 from endurance.driver import MOMENTS, Trigger, locate
 from endurance.engines import drive, verdict_faults
-from endurance.project import SHOWN, Draw, Problem, World, git, make_patch, make_world
+from endurance.project import SHOWN, TIERS, Draw, Problem, World, git, make_patch, make_world
 from endurance.traces import Landing
 
 SLACK_S = 2.0
@@ -37,8 +37,8 @@ class Point:
 
     `prior` is where another driver, doing `prior_verb`, is killed before: the point is then one
     of the recovery. With `is_cold` there is no store yet; with `is_tagged` the user has moved a
-    tag; `writes_files` asks for a promotion to the branch that is checked out; `needs_slots` says
-    that a tier without slots on disk does not come here.
+    tag; `writes_files` asks for a promotion to the branch that is checked out; `tiers` are those
+    that come here.
     """
 
     name: str
@@ -48,20 +48,24 @@ class Point:
     is_cold: bool = False
     is_tagged: bool = False
     writes_files: bool = False
-    needs_slots: bool = False
+    tiers: tuple[str, ...] = TIERS
     prior: Trigger | None = None
     prior_verb: str = _VALIDATE
 
 
-_TIDY, _LEASE, _LAND = "store.tidy", "sandbox.open_sandbox", "promotion.promote"
+_TIDY, _LEASE, _LAND = "store.tidy", "run.Run.open_sandbox", "promotion.promote"
 _GIT, _REPLACE = "git.run_store_git", "os.replace"
-_RUN, _REFRESH = "sandbox.Sandbox.run", "worktrees.refresh"
+_RUN, _REFRESH, _SLOT = "containment.Keeper.run", "worktrees.refresh", "slot_sandbox.open_slot"
 _IN_RUN = Trigger(_RUN, "inside", after_ms=150)
 _WRITTEN = Trigger("git.prepared_update", "leaving")
+_LAYERS, _SLOTS = ("full",), ("landlock", "none")
 
 POINTS = (
     Point("the store is to be opened", Trigger("store.open_store", "enter"), is_cold=True),
     Point("its repository is to be made", Trigger("store.make_repository", "enter"), is_cold=True),
+    Point("its repository is being made",
+          Trigger("process.run_tool", "inside", since="store.make_repository", after_ms=2),
+          is_cold=True),
     Point("its repository is made", Trigger("store.make_repository", "leave"), is_cold=True),
     Point("its first setting is half written",
           Trigger(_REPLACE, "enter", since="store.make_repository"), is_cold=True),
@@ -73,23 +77,34 @@ POINTS = (
     Point("the tree is built", Trigger("tree.build_tree", "leave")),
     Point("the tree is written", Trigger("tree.write_tree", "leave")),
     Point("the candidate is committed", Trigger("store.commit_candidate", "leave")),
-    Point("a sandbox is locked", Trigger("lock.try_lock", "leave", since=_LEASE)),
-    Point("a new slot is being made", Trigger(_GIT, "inside", 7, _LEASE, 3), is_cold=True,
-          needs_slots=True),
-    Point("the slot is being moved", Trigger(_GIT, "inside", 1, _LEASE, 2), needs_slots=True),
-    Point("the slot is moved", Trigger(_GIT, "leave", 1, _LEASE), needs_slots=True),
-    Point("one file is carried", Trigger("shutil.copy2", "leave", since=_LEASE)),
-    Point("all files are carried", Trigger("carry.place", "leave")),
+    Point("what is compiled is held", Trigger("compiled.held", "entered"), is_cold=True),
+    Point("a sandbox is locked", Trigger("slots.leased", "entered")),
+    Point("a new slot is being made", Trigger(_GIT, "inside", 7, _SLOT, 3), is_cold=True,
+          tiers=_SLOTS),
+    Point("the slot is being moved", Trigger(_GIT, "inside", 2, _SLOT, 2), tiers=_SLOTS),
+    Point("the slot is moved", Trigger(_GIT, "leave", 2, _SLOT), tiers=_SLOTS),
+    Point("a new layer is being made", Trigger(_GIT, "inside", 1, "layers.held_base", 2),
+          is_cold=True, tiers=_LAYERS),
+    Point("a new layer is made", Trigger("shelf.Shelf.fill", "leave", since="layers.held_base"),
+          is_cold=True, tiers=_LAYERS),
+    Point("the layer is held", Trigger("layers.held_base", "entered"), tiers=_LAYERS),
+    Point("one file is carried", Trigger("shutil.copy2", "leave", since=_LEASE), is_cold=True),
+    Point("all files are carried", Trigger("carry.place", "leave"), is_cold=True),
+    Point("a keeper is there", Trigger("containment.open_keeper", "entered")),
+    Point("the file system is being made",
+          Trigger("containment.Keeper.prepare", "leave"), tiers=_LAYERS),
+    Point("the file system is made",
+          Trigger("containment.Keeper.prepared", "leave"), tiers=_LAYERS),
     Point("the sandbox is leased", Trigger(_LEASE, "entered")),
     Point("a run is to start", Trigger(_RUN, "enter")),
     Point("a run starts", Trigger(_RUN, "inside", after_ms=5)),
     Point("a run runs", _IN_RUN),
     Point("a run is over", Trigger(_RUN, "leave")),
     Point("pytest runs", Trigger(_RUN, "inside", after_ms=300), strategy="TESTS"),
-    Point("the report is to be read", Trigger("pytest_report.parse_report", "enter"),
-          strategy="TESTS"),
-    Point("changed files are known", Trigger("sandbox.Sandbox.changed_files", "leave"),
-          strategy="TWICE"),
+    Point("changed files are known", Trigger("slot_sandbox.SlotSandbox.changed_files", "leave"),
+          strategy="TWICE", tiers=_SLOTS),
+    Point("what has changed is known", Trigger("containment.Keeper.changes", "leave"),
+          strategy="TWICE", tiers=_LAYERS),
     Point("the sandbox is to be released", Trigger(_LEASE, "leaving")),
     Point("the sandbox is released", Trigger(_LEASE, "leave")),
     Point("the verdict is kept", Trigger("cache.Cache.keep", "leave")),
@@ -107,10 +122,7 @@ POINTS = (
     Point("a promotion is undone", Trigger(_REFRESH, "leave", since="promotion.recover"),
           _OPEN, writes_files=True, prior=_WRITTEN, prior_verb=_PROMOTE),
     Point("what a killed run left is ended", Trigger("process.kill_marked", "leave"),
-          prior=_IN_RUN, needs_slots=True),
-    Point("what a killed run left is removed",
-          Trigger("disk.remove_tree", "leave", since="process.kill_marked"),
-          prior=_IN_RUN, needs_slots=True),
+          prior=_IN_RUN, tiers=_SLOTS),
 )  # fmt: skip
 
 
@@ -144,20 +156,26 @@ def check_points(points: Sequence[Point]) -> None:
         raise Problem("\n".join([*dict.fromkeys(missing), "adapt POINTS in endurance/kills.py"]))
 
 
-def run(tiers: Sequence[str], points: Sequence[Point], times: int, seed: int) -> int:
-    """Kill at every point `times` times in each tier, print a table, and return how many faults."""
-    check_points(points)
+def run(tiers: Sequence[str], most: int, times: int, seed: int) -> int:
+    """Kill at up to `most` points `times` times in each tier, and return how many faults."""
+    check_points(POINTS)
     traces.adopt_orphans()
-    return sum(_run_tier(tier, points, times, seed) for tier in tiers)
+    return sum(_run_tier(tier, points_of(tier, most), times, seed) for tier in tiers)
+
+
+def points_of(tier: str, most: int) -> list[Point]:
+    """Return the points that a tier comes to, or as many of them, spread over all."""
+    here = [point for point in POINTS if tier in point.tiers]
+    count = min(most, len(here))
+    return [here[index * len(here) // count] for index in range(count)]
 
 
 def _run_tier(tier: str, points: Sequence[Point], times: int, seed: int) -> int:
     with make_world(tier) as world:
         killer = Killer(world, seed, min(3, times))
         tallies = {point.name: Tally() for point in points}
-        here = [point for point in points if tier != "full" or not point.needs_slots]
         for repetition in range(times):
-            for point in here:
+            for point in points:
                 killer.kill(point, repetition, tallies[point.name])
             print(f"{tier}: {repetition + 1} of {times} rounds", file=sys.stderr, flush=True)
     _print(tier, tallies)
@@ -166,7 +184,7 @@ def _run_tier(tier: str, points: Sequence[Point], times: int, seed: int) -> int:
 
 def _print(tier: str, tallies: Mapping[str, Tally]) -> None:
     rows = [
-        [name, tally.kills or "not here", len(tally.faults), f"{tally.slowest_s:+.2f}",
+        [name, tally.kills, len(tally.faults), f"{tally.slowest_s:+.2f}",
          ", ".join(f"{count} {word}" for word, count in sorted(tally.outcomes.items()))]
         for name, tally in tallies.items()
     ]  # fmt: skip

@@ -8,7 +8,6 @@ carried files, and nothing else.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import hashlib
 import json
@@ -25,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from sandbox_engine import Config
+from sandbox_engine.verdict import Tier
 
 Files: TypeAlias = "dict[str, bytes | None]"
 
+TIERS = tuple(str(tier) for tier in Tier)
 TOKEN_VARIABLE = "ENDURE_TOKEN"
 """Names the variable that every process of a world is started with."""
 SHOWN = 600
@@ -189,15 +189,6 @@ class World:
         }
 
 
-def has_tiers() -> bool:
-    """Tell whether this engine can be told how much a run is to be isolated."""
-    return "isolation" in {field.name for field in dataclasses.fields(Config)}
-
-
-def known_tiers() -> tuple[str, ...]:
-    return ("full", "landlock", "none") if has_tiers() else ("none",)
-
-
 @contextlib.contextmanager
 def make_world(tier: str, *, slots: int = 2) -> Iterator[World]:
     """Yield a new world in a temporary folder, which is removed after the block."""
@@ -230,10 +221,9 @@ def _write_config(world: World, slots: int) -> None:
         f'strategies.CHECK = {{ steps = ["syntax", {check}] }}',
         f'strategies.TWICE = {{ steps = ["syntax", {check}, {check}] }}',
         'strategies.TESTS = { steps = ["syntax", "pytest"] }',
+        f'isolation = "{world.tier}"',
         "timeout_s = 120",
     ]
-    if has_tiers():
-        settings.append(f'isolation = "{world.tier}"')
     world.config.write_text("\n".join(settings) + "\n")
 
 

@@ -22,8 +22,10 @@ from pathlib import Path
 from endurance.project import Problem, World, git
 
 _PR_SET_CHILD_SUBREAPER = 36
-_OWN_LOCKS = re.compile(r"[a-z]+\.lock|slots/\d+\.state/lock")
+_OWN_LOCKS = re.compile(r"[a-z]+\.lock|[a-z]+/\d+\.lock|slots/\d+\.state/lock")
 """Files of the store that are locked by `flock`, and stay."""
+_CLEAN = ("released", "recovered")
+"""Beginnings of the states of slots in which nothing is left."""
 _KEPT_REFERENCES = ("refs/passed/", "refs/tags/")
 _SLOT_REFERENCES = ("refs/heads/candidate/", "refs/tags/")
 
@@ -260,7 +262,7 @@ def _is_locked(path: Path) -> bool:
 
 def _states(world: World) -> Iterator[str]:
     for path in sorted(world.store.glob("slots/*.state/state")):
-        if (state := path.read_text()) != "released":
+        if not (state := path.read_text()).startswith(_CLEAN):
             yield f"the slot {path.parent.stem} is left in the state `{state}`"
 
 
