@@ -78,8 +78,13 @@ def test_failing_calls_are_said_and_damage_nothing() -> None:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    # Compiling pytest anew takes longer than most tests, so all share one folder for that.
+    compiled = tmp_path_factory.getbasetemp().parent / "compiled"
+    compiled.mkdir(exist_ok=True)
     with project.make_world("none") as made:
+        made.stores.mkdir()
+        (made.stores / "compiled").symlink_to(compiled)
         yield made
 
 
