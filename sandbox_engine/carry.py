@@ -67,7 +67,10 @@ def _outside(what: str) -> ConfigError:
 def _fingerprint(top: Path, paths: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        status = os.lstat(top / path)
+        try:
+            status = os.lstat(top / path)
+        except FileNotFoundError:
+            continue
         state = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         digest.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -107,9 +110,11 @@ def place(carried: Carried, root: Path) -> None:
         if os.path.lexists(target) or not _make_parents(root, target.parent):
             continue
         source = carried.top / path
-        kind = source.lstat().st_mode
-        if stat.S_ISLNK(kind) or stat.S_ISREG(kind):
-            shutil.copy2(source, target, follow_symlinks=False)
+        # It may have gone since it was listed.
+        with contextlib.suppress(FileNotFoundError):
+            kind = source.lstat().st_mode
+            if stat.S_ISLNK(kind) or stat.S_ISREG(kind):
+                shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _make_parents(root: Path, folder: Path) -> bool:

@@ -11,10 +11,11 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sandbox_engine import disk, git, inside, lock, process
+from sandbox_engine.errors import SandboxError
 from sandbox_engine.interpreter import Interpreter
 from sandbox_engine.shelf import Place, Shelf, open_shelf
 from sandbox_engine.store import Store
@@ -29,20 +30,39 @@ _GATHER_S = 120.0
 
 @contextlib.contextmanager
 def held(store: Store, interpreter: Interpreter) -> Iterator[Place | None]:
-    """Hold what is compiled of the interpreter's environment; None if all places are taken."""
-    shelf = open_shelf(store.compiled, most=_PLACES, kept=_KEPT)
-    place = _newest(shelf, interpreter)
-    if place is None:
-        with _making(store):
-            place = _newest(shelf, interpreter) or shelf.fill(
-                f"{interpreter.signature} 0",
-                lambda folder, _, lease: _gather(interpreter, _emptied(folder), lease),
-            )
+    """Hold what is compiled of the interpreter's environment; None where it cannot be provided."""
+    place = _found_or_made(store, interpreter)
     try:
         yield place
     finally:
         if place is not None:
             os.close(place.lease)
+
+
+def _found_or_made(store: Store, interpreter: Interpreter) -> Place | None:
+    """Return a place; None if all are taken, or there is no room: without one, runs are slow."""
+    shelf = open_shelf(store.compiled, most=_PLACES, kept=_KEPT)
+    if place := _newest(shelf, interpreter):
+        return place
+    with _making(store):
+        return _newest(shelf, interpreter) or _filled(
+            shelf,
+            f"{interpreter.signature} 0",
+            lambda files, held: _gather(interpreter, files, held),
+        )
+
+
+def _filled(shelf: Shelf, label: str, make: Callable[[Path, int], None]) -> Place | None:
+    def make_anew(folder: Path, before: str | None, held: int) -> None:
+        disk.remove_tree(folder)
+        folder.mkdir()
+        make(folder / "files", held)
+
+    try:
+        return shelf.fill(label, make_anew)
+    except (OSError, SandboxError):
+        # The disk is full, say: what cannot be provided is made by each run, and is only slow.
+        return None
 
 
 def learn(
@@ -72,11 +92,11 @@ def learn(
                 return
             generation = int(place.label.split()[1]) + 1
 
-            def make(folder: Path, before: str | None, lease: int) -> None:
-                shutil.copytree(place.folder / "files", _emptied(folder), copy_function=os.link)
-                _gather(interpreter, folder / "files", lease, sorted(wanted | known))
+            def make(files: Path, held: int) -> None:
+                shutil.copytree(place.folder / "files", files, copy_function=os.link)
+                _gather(interpreter, files, held, sorted(wanted | known))
 
-            if more := shelf.fill(f"{interpreter.signature} {generation}", make):
+            if more := _filled(shelf, f"{interpreter.signature} {generation}", make):
                 os.close(more.lease)
     finally:
         os.close(place.lease)
@@ -100,12 +120,6 @@ def _making(store: Store) -> contextlib.AbstractContextManager[int]:
     return lock.locked(path, timeout_s=_GATHER_S, what="the store's compiled files")
 
 
-def _emptied(folder: Path) -> Path:
-    disk.remove_tree(folder)
-    folder.mkdir()
-    return folder / "files"
-
-
 def _read_sources(folder: Path) -> list[str]:
     try:
         return (folder / "sources").read_text().splitlines()
@@ -121,8 +135,7 @@ def _gather(
     for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX"):
         environment.pop(name, None)
     text = "".join(f"{source}\n" for source in sources if "\n" not in source)
-    # What is missing afterwards is only slow, so its exit code says nothing.
-    process.run_tool(
+    done = process.run_tool(
         [interpreter.executable, "-B", str(inside.FOLDER / inside.GATHER), str(folder), *_MODULES],
         cwd=Path("/"),
         env=environment,
@@ -130,6 +143,11 @@ def _gather(
         timeout_s=_GATHER_S,
         keep_fds=(lease,),
     )
+    if done.code != 0:
+        raise SandboxError(
+            f"`{interpreter.executable}` could not compile its own modules",
+            remedy="see that there is room for the store",
+        )
     (folder.parent / "sources").write_text(text)
 
 

@@ -20,14 +20,26 @@ def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
     With `durable` the content and the name survive a loss of power from here on.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     if durable:
         sync_folder(path.parent)
+
+
+def sweep_halves(folder: Path) -> None:
+    """Remove what `write_whole` left in `folder` in processes that were killed."""
+    for path in folder.glob("*.new"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

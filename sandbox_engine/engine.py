@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sandbox_engine import carry, git, promotion, store, tree
 from sandbox_engine.cache import Cache, Key
 from sandbox_engine.config import Config, load_config
-from sandbox_engine.errors import PatchError, UsageError
+from sandbox_engine.errors import DiskFullError, PatchError, UsageError
 from sandbox_engine.folder import read_folder
 from sandbox_engine.isolation import View
 from sandbox_engine.patch import EditStatus, Match, Patch, parse_patch, patch_from_files
@@ -79,6 +79,21 @@ class Engine:
         strategy or a match that does not exist, and another SandboxError when the world is
         broken: no interpreter, no space, no free sandbox.
         """
+        try:
+            return self._validate(patch, base, strategy, format, match, use_cache=use_cache)
+        except OSError as error:
+            raise git.foreign_failure(error, "the patch cannot be judged") from error
+
+    def _validate(
+        self,
+        patch: str | bytes | Path,
+        base: str,
+        strategy: str | None,
+        format: str | None,
+        match: str,
+        *,
+        use_cache: bool,
+    ) -> Verdict:
         started = time.monotonic()
         if not self.store.database.parent.is_dir() or not self.store.git_dir.is_dir():
             self._open()
@@ -149,7 +164,9 @@ class Engine:
                 isolation=run.tier, openings=recipe.openings if run.runs_something else (),
                 environment=run.environment,
             )  # fmt: skip
-            self.cache.keep(key, verdict)
+            with contextlib.suppress(DiskFullError):
+                # It is right even if it cannot be remembered.
+                self.cache.keep(key, verdict)
         if verdict.outcome is Outcome.PASSED and not store.is_kept(self.store, candidate.id):
             tree.write_tree(self.store, candidate)
             commit = store.commit_candidate(self.store, candidate.base, candidate.id)

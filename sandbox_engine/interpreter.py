@@ -206,7 +206,10 @@ def _files_signature(folder: str) -> str:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in _NOT_SOURCE)
         for name in sorted(names):
-            status = os.lstat(os.path.join(parent, name))
+            try:
+                status = os.lstat(os.path.join(parent, name))
+            except FileNotFoundError:
+                continue
             state = f"{parent}/{name}\0{status.st_mtime_ns}\0{status.st_size}\n"
             digest.update(state.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -18,7 +18,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -355,13 +355,14 @@ def _recover(kept: Store, held: int) -> None:
     except FileNotFoundError:
         return
     top, git_dir = Path(journal.work_tree), Path(journal.git_dir)
-    _remove_lock(kept.repository.common_dir / f"{journal.reference}.lock", journal)
-    if journal.work_tree and top.is_dir() and git_dir.is_dir():
-        _remove_lock(git_dir / "HEAD.lock", journal)
-        _remove_lock(git_dir / "index.lock", journal)
-        if journal.is_writing and _tip(kept, journal.reference) == journal.old:
-            objects = kept.git_dir / "objects"
-            _undo(Place(git_dir, top, objects, held, is_checked_out=True), journal)
+    is_there = bool(journal.work_tree) and top.is_dir() and git_dir.is_dir()
+    locks = [kept.repository.common_dir / f"{journal.reference}.lock"]
+    if is_there:
+        locks += [git_dir / "HEAD.lock", git_dir / "index.lock"]
+    _remove_locks(locks, journal)
+    if is_there and journal.is_writing and _tip(kept, journal.reference) == journal.old:
+        objects = kept.git_dir / "objects"
+        _undo(Place(git_dir, top, objects, held, is_checked_out=True), journal)
     path.unlink()
 
 
@@ -424,11 +425,16 @@ def _remove_empty(folder: Path, top: Path) -> None:
         folder = folder.parent
 
 
+def _remove_locks(paths: Sequence[Path], journal: _Journal) -> None:
+    """Remove locks that our killed git left; raise PromotionError for one that may be in use."""
+    found = [path for path in paths if path.exists()]
+    if found:
+        time.sleep(_LOCK_SETTLES_S)
+    for path in found:
+        _remove_lock(path, journal)
+
+
 def _remove_lock(path: Path, journal: _Journal) -> None:
-    """Remove a lock that our killed git left; raise PromotionError for one that may be in use."""
-    if not path.exists():
-        return
-    time.sleep(_LOCK_SETTLES_S)
     try:
         age_s = path.stat().st_mtime - journal.started_s
     except FileNotFoundError:

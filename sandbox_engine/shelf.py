@@ -79,8 +79,13 @@ class Shelf:
             try:
                 before = _label_of(folder)
                 (folder / _LABEL).unlink(missing_ok=True)
+                disk.sweep_halves(folder)
                 make(folder, before, alone)
                 disk.write_whole(folder / _LABEL, label.encode())
+            except BaseException:
+                # It is not whole, and may be what fills the disk.
+                disk.remove_tree(folder)
+                raise
             finally:
                 os.close(alone)
             if place := self.hold(number, label.__eq__):

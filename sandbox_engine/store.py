@@ -13,7 +13,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,6 +116,7 @@ def open_store(repository: git.Repository, home: Path | None = None) -> Store:
         with store.locked("store"):
             if not (store.git_dir / "HEAD").exists():
                 _init(store)
+            _sweep(store)
             _settle(store)
     except OSError as error:
         raise git.foreign_failure(error, f"the store in `{home}` cannot be used") from error
@@ -129,8 +130,11 @@ def _make_folders(store: Store) -> None:
 
 
 def _init(store: Store) -> None:
-    # A kill in the middle of `git init` leaves a folder without HEAD; it is made again whole.
-    make_repository(store.git_dir)
+    # A `git init` that is ended half-way leaves a folder that looks like a repository.
+    half = store.folder / "store.git.new"
+    make_repository(half)
+    disk.remove_tree(store.git_dir)
+    half.rename(store.git_dir)
 
 
 def make_repository(git_dir: Path) -> None:
@@ -140,6 +144,16 @@ def make_repository(git_dir: Path) -> None:
         ["init", "-q", "--bare", "--template=", "--initial-branch=none", git_dir],
         env=git.sealed_environment(),
     )
+
+
+def _sweep(store: Store) -> None:
+    """Remove what processes that were killed left; whoever works here now has our lock."""
+    git_dir = store.git_dir
+    for folder in (store.folder, store.slots, git_dir, git_dir / "info", git_dir / "objects/info"):
+        disk.sweep_halves(folder)
+    for path in (*git_dir.glob("*.lock"), *_loose_tags(git_dir / "refs" / "tags")):
+        if path.name.endswith(".lock"):
+            path.unlink(missing_ok=True)
 
 
 def _settle(store: Store) -> None:
@@ -190,6 +204,7 @@ def _mirror_tags(store: Store, held: int) -> None:
             return
     except FileNotFoundError:
         pass
+    _sweep(store)
     wanted = _with_objects(store, _tags(store.repository.common_dir))
     present = _tags(store.git_dir)
     # Deletions by themselves and first: the tag `v1` has to be gone before `v1/a` can be made.
@@ -254,6 +269,22 @@ def commit_candidate(store: Store, base: CommitId, tree: TreeId) -> CommitId:
     return CommitId(str(made))
 
 
+def keep_own(store: Store, ids: Iterable[str]) -> None:
+    """Make the store itself hold the objects `ids`: borrowed ones may be pruned by the user's git.
+
+    libgit2 does not write what it finds anywhere.
+    """
+    import pygit2
+
+    folder = store.git_dir / "objects"
+    own = pygit2.Odb()
+    own.add_backend(pygit2.OdbBackendLoose(os.fspath(folder), -1, False), 1)
+    for id in ids:
+        if not (folder / id[:2] / id[2:]).exists():
+            kind, content = store.objects.odb.read(id)
+            own.write(kind, content)
+
+
 def is_kept(store: Store, tree: TreeId) -> bool:
     """Tell whether `tree` is held for a promotion, with all its objects."""
     return f"refs/passed/{tree}" in store.objects.references
@@ -266,7 +297,10 @@ def keep_passed(store: Store, tree: TreeId, commit: CommitId) -> None:
     folder = store.git_dir / "refs" / "passed"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        store.objects.references.create(f"refs/passed/{tree}", commit, force=True)
+        with store.locked("store"):
+            # Whoever left it was killed: it is made under this lock alone.
+            (folder / f"{tree}.lock").unlink(missing_ok=True)
+            store.objects.references.create(f"refs/passed/{tree}", commit, force=True)
     except (OSError, pygit2.GitError) as error:
         raise git.foreign_failure(error, "the passed tree cannot be held") from error
     _forget_oldest(folder)
@@ -296,8 +330,19 @@ def clear(home: Path | None = None, *, repository: git.Repository | None = None)
         if folder.is_dir():
             with _unused(folder):
                 _remove_scratch(folder)
-                freed += _remove(folder) + _remove(Path(f"{home / _COMPILED}{folder}"))
-    return freed if repository else freed + _remove(home / _COMPILED)
+                freed += _remove(folder)
+    return freed + _clear_compiled(home / _COMPILED)
+
+
+def _clear_compiled(folder: Path) -> int:
+    """Remove what is provided compiled and used by nobody; it is soon made again."""
+    freed = 0
+    for path in folder.glob("*.lock"):
+        descriptor = lock.try_lock(path)
+        if descriptor is not None:
+            freed += _remove(path.with_suffix(""))
+            os.close(descriptor)
+    return freed
 
 
 def _remove_scratch(folder: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from sandbox_engine import git, patch
 from sandbox_engine.errors import GitError, PatchConflictError
 from sandbox_engine.patch import NOTHING_MORE, File, Match, Patch, Policy
-from sandbox_engine.store import Store
+from sandbox_engine.store import Store, keep_own
 from sandbox_engine.verdict import CommitId, EditRecord, Finding, TreeId
 
 if TYPE_CHECKING:
@@ -119,6 +119,24 @@ def write_tree(store: Store, candidate: CandidateTree) -> None:
             f"libgit2 made the tree {id} where {candidate.id} was meant",
             remedy="`git fsck` tells whether the repository is sound; if it is, please report this",
         )
+    try:
+        keep_own(store, _made_objects(store, candidate))
+    except (OSError, pygit2.GitError) as error:
+        raise git.foreign_failure(error, "the candidate tree cannot be written") from error
+
+
+def _made_objects(store: Store, candidate: CandidateTree) -> set[str]:
+    """Return the ids of the files that the candidate changes, and of all folders above them."""
+    root = _root(store, candidate.id)
+    made = {str(root.id)}
+    for path, file in candidate.after.items():
+        if file is not None and file.mode != LINK_MODE:
+            made.add(blob_id(file))
+        folder = path
+        while folder := folder.rpartition(b"/")[0]:
+            if (entry := _entry(root, folder)) is not None:
+                made.add(str(entry.id))
+    return made
 
 
 def read_file(store: Store, candidate: CandidateTree, path: bytes) -> File | None:
