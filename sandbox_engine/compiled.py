@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sandbox_engine import disk, git, inside, lock, process
-from sandbox_engine.errors import SandboxError
+from sandbox_engine.errors import SandboxBusyError, SandboxError
 from sandbox_engine.interpreter import Interpreter
 from sandbox_engine.shelf import Place, Shelf, open_shelf
 from sandbox_engine.store import Store
@@ -23,9 +23,13 @@ from sandbox_engine.store import Store
 _PLACES, _KEPT = 16, 4
 _MODULES = ("pytest", "xdist.plugin", "xdist.remote", "unittest.mock", "asyncio", "json")
 """What nearly every session imports; what these import comes along."""
+_MOST_SOURCES = 5_000
+"""More than the largest sessions load; who reports more is not to fill the disk with it."""
 _WORTH_WHILE = 8
 """So many sources that are not provided yet are worth a process that compiles them."""
 _GATHER_S = 120.0
+_WAIT_S = 10.0
+_LOCK = "making.lock"
 
 
 @contextlib.contextmanager
@@ -44,12 +48,15 @@ def _found_or_made(store: Store, interpreter: Interpreter) -> Place | None:
     shelf = open_shelf(store.compiled, most=_PLACES, kept=_KEPT)
     if place := _newest(shelf, interpreter):
         return place
-    with _making(store):
-        return _newest(shelf, interpreter) or _filled(
-            shelf,
-            f"{interpreter.signature} 0",
-            lambda files, held: _gather(interpreter, files, held),
-        )
+    try:
+        with _making(store):
+            return _newest(shelf, interpreter) or _filled(
+                shelf,
+                f"{interpreter.signature} 0",
+                lambda files, lease: _gather(interpreter, files, lease),
+            )
+    except SandboxBusyError:
+        return None
 
 
 def _filled(shelf: Shelf, label: str, make: Callable[[Path, int], None]) -> Place | None:
@@ -80,13 +87,14 @@ def learn(
         for kind, paths in ((inside.PLAIN, sources), (inside.REWRITTEN, rewritten))
         for path in paths
         # A run says these: one with `..` would be written elsewhere than below the place.
-        if os.path.normpath(path) == path and path.startswith(roots)
+        if os.path.normpath(path) == path and path.startswith(roots) and os.path.isfile(path)
     }
+    wanted = set(sorted(wanted)[:_MOST_SOURCES])
     place = _newest(shelf, interpreter)
     if place is None or not wanted:
         return
     try:
-        with _making(store):
+        with lock.locked(store.compiled / _LOCK, timeout_s=0, what="the compiled files"):
             known = set(_read_sources(place.folder))
             if len(wanted - known) < _WORTH_WHILE:
                 return
@@ -98,6 +106,9 @@ def learn(
 
             if more := _filled(shelf, f"{interpreter.signature} {generation}", make):
                 os.close(more.lease)
+    except (OSError, SandboxError):
+        # Another one is at it, or the disk is full: the next session tells the same again.
+        return
     finally:
         os.close(place.lease)
 
@@ -116,8 +127,7 @@ def _newest(shelf: Shelf, interpreter: Interpreter) -> Place | None:
 
 
 def _making(store: Store) -> contextlib.AbstractContextManager[int]:
-    path = store.compiled / "making.lock"
-    return lock.locked(path, timeout_s=_GATHER_S, what="the store's compiled files")
+    return lock.locked(store.compiled / _LOCK, timeout_s=_WAIT_S, what="the compiled files")
 
 
 def _read_sources(folder: Path) -> list[str]:

@@ -91,12 +91,14 @@ def _isolation(opened: store.Store, file: Path | None) -> Iterator[Check]:
     found = isolation.survey(Cache(opened.database), opened.folder)
     config = load_config(opened.repository.top, file=file)
     chosen = config.wanted_tier or found.best
-    is_enough = chosen not in found.obstacles and not chosen.is_less_than(config.min_isolation)
+    is_there = chosen not in found.obstacles
+    is_enough = is_there and not chosen.is_less_than(config.min_isolation)
+    least = f"`min_isolation` in the configuration asks for `{config.min_isolation}`"
     yield Check(
         "isolation",
         is_enough,
-        f"{chosen}: {_PROMISES[chosen]}",
-        None if is_enough else f"the configuration asks for at least `{config.min_isolation}`",
+        f"{chosen}: {_PROMISES[chosen]}" if is_there else f"{chosen} is wanted, and not to be had",
+        None if is_enough else (least if is_there else found.obstacles[chosen].remedy),
     )
     for tier, obstacle in found.obstacles.items():
         yield Check(

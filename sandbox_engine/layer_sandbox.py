@@ -38,6 +38,10 @@ class LayerSandbox:
     _confinement: Confinement
     _marker: str
 
+    def real(self, path: str) -> str:
+        # The report says where files really are, and no link of this system is there.
+        return os.path.normpath(path)
+
     def run(
         self,
         argv: list[str],
@@ -86,14 +90,23 @@ def open_layers(
         held = (lease, base.lease, *([brought.lease] if brought else []))
         keeper = stack.enter_context(open_keeper(held))
         git_folder = layers.git_folder(store, commit, slot.branch, list(objects))
-        layer = layers.candidate_layer(store, base, candidate, git_folder)
+        layer = layers.candidate_layer(store, base, candidate, git_folder, setup.carried.paths)
         lowers = [str(base.files), *([str(brought.folder / "files")] if brought else [])]
         mounts = _mounts(setup, lowers)
         folders = _mount_points(store)
         seen = shown(
             setup.view,
             space=folders[1],
-            mounted={root: mounts[0].name, **_own_places(setup, mounts)},
+            mounted={
+                root: mounts[0].name,
+                **_own_places(setup, mounts),
+                # What a repository of the user's borrows is shown in a place of its own.
+                **{
+                    f"{place}/info/alternates": "empty"
+                    for place, folder in objects.items()
+                    if os.path.exists(f"{folder}/info/alternates")
+                },
+            },
             readable={**objects, INSIDE: str(inside.FOLDER)},
         )
         keeper.prepare(layer, mounts, seen, folders=folders, limits=setup.limits, home=_HOME)

@@ -28,12 +28,16 @@ from sandbox_engine.shelf import Place, Shelf, open_shelf
 from sandbox_engine.store import Store
 from sandbox_engine.tree import CandidateTree
 from sandbox_engine.verdict import CommitId, TreeId
+from sandbox_engine.version import VERSION
 
 KEPT = 3
 """How many layers stay on disk when no sandbox needs more."""
 
 _NEAR_PATHS = 64
 """Up to so many paths that differ are written for each sandbox, and no layer is moved for them."""
+_NEAR_BYTES = 4 * 1024**2
+"""And as long as they are not larger together."""
+
 _CONVERTING = (b"eol", b"ident", b"crlf", b"working-tree-encoding")
 """What attributes that make a file differ from its blob are made of."""
 
@@ -85,7 +89,9 @@ def held_base(store: Store, candidate: CandidateTree, most: int) -> Iterator[Bas
 
     `most` is how many sandboxes there may be at once, each with a layer of its own at worst.
     """
-    shelf = open_shelf(store.folder / "layers", most=most, kept=KEPT)
+    # What git writes has our umask; and another version may make them otherwise.
+    name = f"layers-{VERSION}-{disk.umask():03o}"
+    shelf = open_shelf(store.folder / name, most=most, kept=KEPT)
     place = _near(store, shelf, candidate) or _made(store, shelf, candidate)
     try:
         yield Base(place.folder, TreeId(place.label), place.lease)
@@ -131,7 +137,7 @@ def _move(store: Store, folder: Path, before: str | None, wanted: TreeId, lease:
             keep_fds=(lease,),
         )
 
-    is_moved = before is not None and _has_same_attributes(store, TreeId(before), wanted)
+    is_moved = before is not None and _is_movable(store, TreeId(before), wanted)
     if before is not None and is_moved:
         (folder / "index.lock").unlink(missing_ok=True)
         try:
@@ -147,15 +153,11 @@ def _move(store: Store, folder: Path, before: str | None, wanted: TreeId, lease:
     (folder / "offsets").write_bytes(git_index.find_offsets(index).tobytes())
 
 
-def _has_same_attributes(store: Store, one: TreeId, other: TreeId) -> bool:
+def _is_movable(store: Store, before: TreeId, wanted: TreeId) -> bool:
     try:
-        return not any(map(_is_attributes, tree.differences(store, one, other)))
+        return tree.has_same_attributes(store, before, wanted)
     except KeyError:
         return False
-
-
-def _is_attributes(path: bytes) -> bool:
-    return path.rpartition(b"/")[2] == b".gitattributes"
 
 
 def _distance(store: Store, known: TreeId, wanted: TreeId) -> int:
@@ -169,18 +171,26 @@ def _distance(store: Store, known: TreeId, wanted: TreeId) -> int:
     try:
         found = tree.differences(store, known, wanted)
         paths = list(itertools.islice(found, _NEAR_PATHS + 1))
-        return _NEAR_PATHS + 1 if any(map(_is_attributes, paths)) else len(paths)
+        is_far = (
+            any(map(tree.is_attributes, paths)) or tree.size(store, wanted, paths) > _NEAR_BYTES
+        )
+        return _NEAR_PATHS + 1 if is_far else len(paths)
     except KeyError:
         # libgit2 may still have the tree itself in memory, but not what is in it.
         return _NEAR_PATHS + 1
 
 
 def candidate_layer(
-    store: Store, base: Base, candidate: CandidateTree, git_folder: Mapping[bytes, bytes]
+    store: Store,
+    base: Base,
+    candidate: CandidateTree,
+    git_folder: Mapping[bytes, bytes],
+    carried: Sequence[str] = (),
 ) -> Layer:
     """Return what the candidate, whose objects are written, has over `base`.
 
-    `git_folder` are the files of a `.git`; the index is added to them.
+    `git_folder` are the files of a `.git`; the index is added to them. `carried` are paths that
+    are in a layer below, and must not be hidden with a folder that the candidate has not.
     """
     changes = dict(candidate.after)
     for path in tree.differences(store, base.tree, candidate.base_tree):
@@ -193,8 +203,9 @@ def candidate_layer(
     files += [
         (b".git/" + path, stat.S_IFREG | 0o644, content) for path, content in git_folder.items()
     ]
+    kept = tuple(map(os.fsencode, carried))
     missing = (
-        tree.missing_folder(store, candidate, path)
+        _hidden(tree.missing_folder(store, candidate, path), path, kept)
         for path, file in changes.items()
         # What the base has not must not be hidden: in a folder of one layer alone, overlayfs
         # lists what hides other files.
@@ -202,6 +213,13 @@ def candidate_layer(
     )
     gone = tuple(sorted(set(filter(None, missing))))
     return Layer(tuple(files), gone, now_ns, tuple(index), str(base.index))
+
+
+def _hidden(folder: bytes | None, path: bytes, kept: tuple[bytes, ...]) -> bytes | None:
+    """Return what is to be hidden of `folder` to hide `path`: less where something is kept."""
+    if folder is None:
+        return None
+    return path if any(one.startswith(folder + b"/") for one in kept) else folder
 
 
 def _entries(

@@ -147,7 +147,7 @@ def judge_session(
             name, Outcome.INCONCLUSIVE, reason=reason, hint=hint, tests=report.tests,
             output=output, recurs=False,
         )  # fmt: skip
-    strangers = outside_modules(report.modules, sandbox.root, session)
+    strangers = outside_modules(report.modules, sandbox.root, session, sandbox.real)
     if strangers:
         return _not_the_patched_code(name, strangers, report, output)
     red = [test for test in (*report.collect_errors, *report.tests) if test.outcome.is_red]
@@ -277,17 +277,23 @@ def _last_line(done: Completed) -> str:
 
 
 def outside_modules(
-    modules: Mapping[str, str], root: Path, session: Session
+    modules: Mapping[str, str],
+    root: Path,
+    session: Session,
+    real: Callable[[str], str] = os.path.realpath,
 ) -> list[tuple[str, str]]:
-    """Return the first-party modules that were loaded from elsewhere than the sandbox."""
-    inside_of = os.path.realpath(root) + os.sep
+    """Return the first-party modules that were loaded from elsewhere than the sandbox.
+
+    `real` resolves a path as the run saw it: links of this system may lead elsewhere.
+    """
+    inside_of = real(os.fspath(root)) + os.sep
     # Seen at the user's own path, the sandbox has their environment in it.
     environments = tuple(folder + os.sep for folder in session.environments)
     strangers = []
     for name, file in sorted(modules.items()):
-        real = os.path.realpath(file)
-        is_inside = real.startswith(inside_of) and not real.startswith(environments)
-        if not is_inside and _is_stranger(name, real, session):
+        place = real(file)
+        is_inside = place.startswith(inside_of) and not place.startswith(environments)
+        if not is_inside and _is_stranger(name, place, session):
             strangers.append((name, file))
     return strangers
 

@@ -16,13 +16,14 @@ from sandbox_engine import carry, compiled, containment, isolation, tree
 from sandbox_engine.cache import Cache
 from sandbox_engine.carry import Carried
 from sandbox_engine.config import Config
+from sandbox_engine.errors import SandboxError
 from sandbox_engine.interpreter import (
     Interpreter,
     choose_interpreter,
     describe_interpreter,
     require_pytest,
 )
-from sandbox_engine.isolation import View
+from sandbox_engine.isolation import Obstacle, View, is_below
 from sandbox_engine.layer_sandbox import open_layers
 from sandbox_engine.patch import File
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Session
@@ -65,7 +66,37 @@ class Run:
         """How far what is run is kept from all else; `none` where nothing is run."""
         if not self.runs_something:
             return Tier.NONE
-        return isolation.choose_tier(self._config.wanted_tier, self._cache, self._store.folder)
+        return isolation.choose_tier(
+            self._config.wanted_tier, self._cache, self._store.folder, without=self._obstacles
+        )
+
+    @property
+    def _obstacles(self) -> Mapping[Tier, Obstacle]:
+        """Return what stands in the way of a tier for this project on any system."""
+        top = os.fspath(self._top or "/nowhere")
+        for folder in self._environments:
+            inner = os.path.relpath(folder, top)
+            if is_below(top, (folder,)) or (
+                is_below(folder, (top,))
+                and tree.has_entry(self._store, self._candidate, os.fsencode(inner))
+            ):
+                return {
+                    Tier.FULL: Obstacle(
+                        f"the environment `{folder}` lies over files of the repository",
+                        "make the environment in a folder of its own, such as `.venv`",
+                    )
+                }
+        return {}
+
+    @property
+    def _environments(self) -> tuple[str, ...]:
+        interpreter = self.interpreter
+        folders = (interpreter.prefix, interpreter.base_prefix)
+        return tuple(
+            folder
+            for folder in (*folders, *map(os.path.realpath, folders))
+            if not is_below(folder, isolation.SYSTEM)
+        )
 
     def is_isolated_less_than(self, tier: str) -> bool:
         """Tell whether something would be run with less than `tier`."""
@@ -145,8 +176,13 @@ class Run:
                 self._config.lease_wait_s,
             )
             if self.tier is Tier.FULL:
-                with open_layers(self._store, self._candidate, commit, setup) as layered:
-                    yield layered
+                try:
+                    opened = open_layers(self._store, self._candidate, commit, setup)
+                    with opened as layered:
+                        yield layered
+                except SandboxError:
+                    isolation.forget(self._cache)
+                    raise
             else:
                 with open_slot(self._store, commit, setup) as slot:
                     yield slot
@@ -156,17 +192,21 @@ class Run:
         """What the runs see, beside the sandbox: the interpreter, and where commands are."""
         interpreter = self.interpreter
         top = str(self._top or self._store.slots / "0")
-        environments, readable = isolation.needed_roots(
-            (interpreter.prefix, interpreter.base_prefix),
-            (
-                *(os.path.dirname(interpreter.executable), *interpreter.sites),
-                *interpreter.editable_folders,
-                *self._variables["PATH"].split(os.pathsep),
-                *self._config.readable,
-            ),
-            top=top,
+        wanted = (
+            *(os.path.dirname(interpreter.executable), *interpreter.sites),
+            *interpreter.editable_folders,
+            *self._variables["PATH"].split(os.pathsep),
+            *self._config.readable,
         )
-        return View(top, environments, readable, self._recipe.writable, self._recipe.network)
+        environments, readable = isolation.needed_roots(self._environments, wanted, top=top)
+        return View(
+            top,
+            environments,
+            readable,
+            self._recipe.writable,
+            self._recipe.network,
+            isolation.find_aliases(wanted, top=top),
+        )
 
     def _read(self, path: bytes) -> File | None:
         return tree.read_file(self._store, self._candidate, path)

@@ -40,6 +40,9 @@ class Sandbox(Protocol):
     @property
     def inside(self) -> Path: ...
 
+    def real(self, path: str) -> str:
+        """Return where `path`, as a run has said it, really is for runs."""
+
     def run(
         self,
         argv: list[str],

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import secrets
 import stat
@@ -19,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sandbox_engine import carry, compiled, disk, git, inside, isolation, slots
+from sandbox_engine import carry, compiled, disk, git, inside, isolation, slots, tree
 from sandbox_engine import store as store_module
 from sandbox_engine.carry import Carried
 from sandbox_engine.containment import Confinement, Keeper, open_keeper
@@ -28,7 +27,7 @@ from sandbox_engine.process import Completed, Limits, Stop
 from sandbox_engine.sandbox import GIT_CONFIG, PRIVATE, Setup
 from sandbox_engine.slots import RELEASED, Slot
 from sandbox_engine.store import Store
-from sandbox_engine.verdict import CommitId, Tier
+from sandbox_engine.verdict import CommitId, Tier, TreeId
 
 VERIFIED_EVERY = 20
 """After so many leases without an incident every file of the worktree is read and compared."""
@@ -56,6 +55,9 @@ class SlotSandbox:
     _keeper: Keeper
     _lease: int
     _has_incident: bool = field(default=False, init=False)
+
+    def real(self, path: str) -> str:
+        return os.path.realpath(path)
 
     def run(
         self,
@@ -261,6 +263,11 @@ def _keep_only(folder: Path, names: Collection[str]) -> None:
 
 def _check_out(slot: Slot, commit: CommitId, lease: int) -> None:
     _settle(slot)
+    held = slot.folder / "held"
+    if not _has_same_attributes(slot.store, held, commit):
+        # They change files whose blobs are the same, which git would leave as they are.
+        slot.index.unlink(missing_ok=True)
+    held.unlink(missing_ok=True)
     _empty_submodules(slot)
     _sweep(slot)
     # What is untracked goes first: git would read a `.gitattributes` that is not the tree's.
@@ -272,6 +279,21 @@ def _check_out(slot: Slot, commit: CommitId, lease: int) -> None:
             slot.admin, arguments, work_tree=slot.root, index=slot.index, keep_fds=(lease,)
         )
     disk.write_whole(slot.admin / "index", slot.index.read_bytes())
+    held.write_text(commit)
+
+
+def _has_same_attributes(store: Store, held: Path, commit: CommitId) -> bool:
+    try:
+        before = held.read_text()
+        return tree.has_same_attributes(store, *(_tree(store, id) for id in (before, commit)))
+    except (FileNotFoundError, KeyError, ValueError):
+        return False
+
+
+def _tree(store: Store, commit: str) -> TreeId:
+    import pygit2
+
+    return TreeId(str(store.objects[commit].peel(pygit2.Commit).tree_id))
 
 
 def _empty_submodules(slot: Slot) -> None:
@@ -291,7 +313,7 @@ def _sweep(slot: Slot) -> None:
     That are pipes, sockets and devices; repositories in folders of the tree; and files that have
     another name elsewhere, other modes than git gives, or attributes.
     """
-    umask = _umask()
+    umask = disk.umask()
     root = os.fspath(slot.root)
     folders = [root]
     while folders:
@@ -338,13 +360,6 @@ def _attributes(path: str) -> list[str]:
             return []
         raise
     return [name for name in names if name.startswith(("user.", "system.posix_acl"))]
-
-
-@functools.cache
-def _umask() -> int:
-    """Return this process's umask, which git inherits; asking for it by `umask` would change it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -154,6 +154,16 @@ def differences(store: Store, one: TreeId, other: TreeId) -> Iterator[bytes]:
         yield from _differences(_root(store, one), _root(store, other), b"")
 
 
+def has_same_attributes(store: Store, one: TreeId, other: TreeId) -> bool:
+    """Tell whether all `.gitattributes` of two trees are the same; KeyError if a tree is gone."""
+    return not any(map(is_attributes, differences(store, one, other)))
+
+
+def is_attributes(path: bytes) -> bool:
+    """Tell whether `path` is that of a file of attributes."""
+    return path.rpartition(b"/")[2] == b".gitattributes"
+
+
 def _differences(
     one: pygit2.Tree | None, other: pygit2.Tree | None, folder: bytes
 ) -> Iterator[bytes]:
@@ -177,6 +187,17 @@ def _by_name(folder: pygit2.Tree | None) -> dict[bytes, pygit2.Object]:
     return {} if folder is None else {entry.raw_name or b"": entry for entry in folder}
 
 
+def size(store: Store, tree: TreeId, paths: Iterable[bytes]) -> int:
+    """Return how many bytes the files at `paths` of a tree hold together."""
+    root = _root(store, tree)
+    entries = (_entry(root, path) for path in paths)
+    return sum(
+        store.objects.odb.read_header(entry.id)[1]
+        for entry in entries
+        if entry is not None and entry.filemode != LINK_MODE
+    )
+
+
 def missing_folder(store: Store, candidate: CandidateTree, path: bytes) -> bytes | None:
     """Return what hides `path`, which the candidate has not, from a layer below it.
 
@@ -197,6 +218,15 @@ def missing_folder(store: Store, candidate: CandidateTree, path: bytes) -> bytes
             is_open = entry.filemode == LINK_MODE and depth < len(parts)
             return b"/".join(parts[: depth + 1]) if is_open else None
     return None
+
+
+def has_entry(store: Store, candidate: CandidateTree, path: bytes) -> bool:
+    """Tell whether the candidate, or its base, has a file or a folder at `path`."""
+    return has_path(store, candidate.base_tree, path) or any(
+        changed == path or changed.startswith(path + b"/")
+        for changed, file in candidate.after.items()
+        if file is not None
+    )
 
 
 def has_path(store: Store, tree: TreeId, path: bytes) -> bool:

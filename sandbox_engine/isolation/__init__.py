@@ -5,16 +5,19 @@ into a confinement. What each tier promises, and what it does not, is in `docs/i
 """
 
 from sandbox_engine.isolation.tiers import Obstacle, Survey, choose_tier, forget, survey
-from sandbox_engine.isolation.view import View, needed_roots
+from sandbox_engine.isolation.view import SYSTEM, View, find_aliases, is_below, needed_roots
 from sandbox_engine.isolation.walls import full_confinement, landlock_confinement
 
 __all__ = [
+    "SYSTEM",
     "Obstacle",
     "Survey",
     "View",
     "choose_tier",
+    "find_aliases",
     "forget",
     "full_confinement",
+    "is_below",
     "landlock_confinement",
     "needed_roots",
     "survey",

@@ -6,13 +6,15 @@ import dataclasses
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from sandbox_engine.cache import Cache
 from sandbox_engine.containment import VIEW, Confinement, Layer, Mount, open_keeper
-from sandbox_engine.errors import IsolationError, SandboxError
+from sandbox_engine.errors import ConfigError, IsolationError, SandboxError
 from sandbox_engine.isolation import bubblewrap
 from sandbox_engine.isolation.view import View, shown
 from sandbox_engine.keeper import landlock, seccomp
@@ -23,6 +25,9 @@ WITHOUT = "SANDBOX_ENGINE_WITHOUT"
 """Names what the engine does as if it were not there: bubblewrap, userns, landlock."""
 
 _PROBE_LIMITS = Limits(wall_s=10, memory_bytes=2**28, disk_bytes=2**20, inodes=1000)
+_BELIEVED_S = 600.0
+"""How long a trial that failed is not made again."""
+
 _INSTALL = "`apt-get install bubblewrap` installs it; other systems call the package the same"
 
 
@@ -45,14 +50,20 @@ class Survey:
         return next(tier for tier in Tier if tier not in self.obstacles)
 
 
-def choose_tier(wanted: Tier | None, cache: Cache, folder: Path) -> Tier:
-    """Return the tier `wanted`, or the best one for None.
+def choose_tier(
+    wanted: Tier | None,
+    cache: Cache,
+    folder: Path,
+    *,
+    without: Mapping[Tier, Obstacle] = MappingProxyType({}),
+) -> Tier:
+    """Return the tier `wanted`, or the best one for None, but for those that `without` names.
 
     Raise IsolationError, with the remedy, when it cannot be had here. `folder` is the store's.
     """
     if wanted is Tier.NONE:
         return wanted
-    found = survey(cache, folder)
+    found = Survey({**survey(cache, folder).obstacles, **without})
     if wanted is None:
         return found.best
     if (obstacle := found.obstacles.get(wanted)) is not None:
@@ -64,16 +75,24 @@ def choose_tier(wanted: Tier | None, cache: Cache, folder: Path) -> Tier:
 
 
 def survey(cache: Cache, folder: Path) -> Survey:
-    """Return what this system allows; it is tried once, and again when something has changed."""
+    """Return what this system allows; it is tried once, and again when something has changed.
+
+    A trial that failed is believed for some minutes: what made it fail may have passed.
+    """
     key = f"isolation {_signature()}"
     known = cache.note(key)
-    if known is None:
+    if known is None or (known["obstacles"] and time.time() > known["until_s"]):
         obstacles = {Tier.FULL: _full(folder), Tier.LANDLOCK: _landlock()}
         known = {
-            tier: dataclasses.asdict(obstacle) for tier, obstacle in obstacles.items() if obstacle
+            "until_s": time.time() + _BELIEVED_S,
+            "obstacles": {
+                tier: dataclasses.asdict(obstacle)
+                for tier, obstacle in obstacles.items()
+                if obstacle
+            },
         }
         cache.set_note(key, known)
-    return Survey({Tier(tier): Obstacle(**fields) for tier, fields in known.items()})
+    return Survey({Tier(tier): Obstacle(**item) for tier, item in known["obstacles"].items()})
 
 
 def forget(cache: Cache) -> None:
@@ -87,7 +106,13 @@ def bubblewrap_path() -> str | None:
 
 
 def _without() -> set[str]:
-    return set(os.environ.get(WITHOUT, "").replace(",", " ").split())
+    names = set(os.environ.get(WITHOUT, "").replace(",", " ").split())
+    if unknown := names - {"bubblewrap", "userns", "landlock"}:
+        raise ConfigError(
+            f"{WITHOUT} names `{min(unknown)}`, which is not known",
+            remedy="it may name bubblewrap, userns and landlock",
+        )
+    return names
 
 
 def _signature() -> str:

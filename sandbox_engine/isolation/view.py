@@ -18,7 +18,9 @@ SETTINGS = tuple(
     f"/etc/{name}"
     for name in (
         *("alternatives", "ca-certificates", "crypto-policies", "fonts", "ld.so.cache"),
-        *("ld.so.conf", "ld.so.conf.d", "pki", "ssl", "terminfo", "xdg", "java", "perl"),
+        *("ld.so.conf", "ld.so.conf.d", "terminfo", "xdg", "java", "perl"),
+        *("ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "pki/ca-trust"),
+        *("pki/tls/certs", "pki/tls/cert.pem", "pki/tls/openssl.cnf"),
         *("debian_version", "host.conf", "hosts", "localtime", "timezone", "login.defs"),
         *("mime.types", "networks", "nsswitch.conf", "os-release", "protocols", "services"),
         *("resolv.conf", "gai.conf", "passwd", "group", "shells", "magic", "rpc"),
@@ -42,6 +44,7 @@ class View:
 
     `root` is where it sees the sandbox. `environments` are folders that it may write to without
     changing them, `readable` those that it may read, `writable` those that it really changes.
+    `aliases` are other names of places in the user's work tree, and those places.
     """
 
     root: str
@@ -49,6 +52,7 @@ class View:
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
     network: bool = False
+    aliases: tuple[tuple[str, str], ...] = ()
 
 
 def shown(
@@ -66,6 +70,7 @@ def shown(
         *(Shown(place, source) for place, source in readable.items()),
         *(Shown(place, f"{space}/{name}", is_writable=True) for place, name in own.items()),
         *(Shown(path, path, is_writable=True) for path in view.writable),
+        *(Shown(name, place, is_link=True) for name, place in view.aliases),
     ]
     # What lies in another one has to come after it.
     return tuple(sorted(found, key=lambda one: one.place.count("/")))
@@ -102,9 +107,27 @@ def needed_roots(
             kept.append(folder)
     shown: list[str] = []
     for folder in sorted(set(_existing(readable)), key=len):
-        if not is_below(folder, (*SYSTEM, *kept, *shown, top)) and folder != "/":
+        is_users = is_below(os.path.realpath(folder), (os.path.realpath(top),))
+        if not is_below(folder, (*SYSTEM, *kept, *shown, top)) and not is_users and folder != "/":
             shown.append(folder)
     return tuple(kept), tuple(shown)
+
+
+def find_aliases(folders: Iterable[str], *, top: str) -> tuple[tuple[str, str], ...]:
+    """Return those of `folders` that are other names of places in `top`, with these places.
+
+    Shown as they are, they would lead to the user's own files.
+    """
+    real_top = os.path.realpath(top)
+    found = {}
+    for folder in folders:
+        if folder and os.path.isabs(folder) and not is_below(os.path.normpath(folder), (top,)):
+            place = os.path.realpath(folder)
+            if is_below(place, (real_top,)):
+                found[os.path.normpath(folder)] = os.path.normpath(
+                    os.path.join(top, os.path.relpath(place, real_top))
+                )
+    return tuple(sorted(found.items()))
 
 
 def _existing(folders: Iterable[str]) -> list[str]:

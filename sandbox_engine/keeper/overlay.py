@@ -65,6 +65,7 @@ class Overlay:
         for name, mode in _SPACE_FOLDERS:
             os.mkdir(os.path.join(self.space, name))
             os.chmod(os.path.join(self.space, name), mode)
+        write_file(os.path.join(self.space, b"empty"), b"", 0o444)
         for path, content in self.home:
             write_file(os.path.join(self.space, b"home", path), content, 0o644)
         for name, lowers, place in self.mounts:
