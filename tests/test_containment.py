@@ -474,10 +474,10 @@ HOLDER = f"{sys.executable} -ISc 'import sys, time; b = b\"x\" * int(sys.argv[1]
     [
         ({"cpu_s": 0.3}, "while :; do :; done", Stop.CPU, r"`sh` \(process \d+\), 0\.\d s of .*"),
         (
-            {"memory_bytes": 60 * 2**20},
-            f"{HOLDER} 10000000 & {HOLDER} 45000000 & {HOLDER} 20000000 & wait",
+            {"memory_bytes": 100 * 2**20},
+            f"{HOLDER} 10000000 & {HOLDER} 20000000 & sleep 0.4; {HOLDER} 90000000",
             Stop.MEMORY,
-            r"`python[\d.]*` \(process \d+\), [45]\d MiB",
+            r"`python[\d.]*` \(process \d+\), [4-9]\d MiB",
         ),
         (
             {"processes": 8},
