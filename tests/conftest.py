@@ -13,8 +13,11 @@ import confinement
 import hypothesis
 import pytest
 
-from sandbox_engine import Engine
-from sandbox_engine.isolation.tiers import WITHOUT
+from sandbox_engine import Engine, git, store
+from sandbox_engine.cache import Cache
+from sandbox_engine.isolation.tiers import WITHOUT, Obstacle, survey
+from sandbox_engine.store import Store
+from sandbox_engine.verdict import Tier
 
 # Nothing is kept between runs, so a run needs no folder that it may write to.
 hypothesis.settings.register_profile("sealed", database=None)
@@ -113,6 +116,20 @@ def _state(path: str) -> str:
     return f"{status.st_mode:o} {time_ns} {digest}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sealed_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Shut out the machine's git configuration from fixtures that several tests share."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("GIT_"):
+                patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        patch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def sealed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
@@ -170,6 +187,33 @@ def untouched(project: GitBox) -> Iterator[None]:
     before = project.snapshot()
     yield
     assert project.snapshot() == before
+
+
+@pytest.fixture(scope="session")
+def obstacles(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Tier, Obstacle]:
+    """What stands in the way of each tier on this system."""
+    folder = tmp_path_factory.mktemp("survey")
+    return survey(Cache(folder / "cache.sqlite3"), folder).obstacles
+
+
+@pytest.fixture
+def full_tier(obstacles: Mapping[Tier, Obstacle]) -> None:
+    """Skip a test where no file system of its own can be made for a sandbox."""
+    if (obstacle := obstacles.get(Tier.FULL)) is not None:
+        pytest.skip(f"no isolation `full` here: {obstacle.problem}; {obstacle.remedy}")
+
+
+@pytest.fixture
+def landlock_tier(obstacles: Mapping[Tier, Obstacle]) -> None:
+    """Skip a test where there is no landlock."""
+    if (obstacle := obstacles.get(Tier.LANDLOCK)) is not None:
+        pytest.skip(f"no isolation `landlock` here: {obstacle.problem}; {obstacle.remedy}")
+
+
+@pytest.fixture
+def kept(project: GitBox) -> Store:
+    """The store of the project."""
+    return store.open_store(git.find_repository(project.top))
 
 
 @pytest.fixture(params=confinement.USERS)

@@ -15,6 +15,7 @@ import pytest
 from conftest import GitBox
 
 from sandbox_engine import store
+from sandbox_engine.isolation.tiers import WITHOUT
 
 GOOD = json.dumps(
     [{"file_path": "calc.py", "operation": "INSERT", "line_number": 2, "content": "    # sum"}]
@@ -129,6 +130,73 @@ def test_doctor_names_what_is_missing(project: GitBox, tmp_path: Path) -> None:
     done = run("doctor", cwd=tmp_path, check=3)
     assert "BAD  repository: " in done.stdout
     assert "hint: " in done.stdout
+
+
+@pytest.mark.parametrize("tier", ["none", "auto"])
+def test_the_isolation_is_chosen_and_told(project: GitBox, tier: str) -> None:
+    (project.top / "sandbox-engine.toml").write_text('isolation = "none"\n')
+    done = run("validate", "-", "--isolation", tier, cwd=project.top, text=GOOD, check=0)
+    wanted = "none" if tier == "none" else "full|landlock|none"
+    assert re.search(rf"^strategy  SYNTAX_AND_PYTEST, isolation ({wanted})$", done.stdout, re.M)
+    done = run("validate", "-", "--isolation", "most", cwd=project.top, text=GOOD, check=2)
+    assert "invalid choice: 'most'" in done.stderr
+
+
+def test_openings_are_told(project: GitBox, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        'strategy = "S"\n[strategies.S]\nsteps = [{command = "true"}]\nnetwork = true\n'
+        f'writable = ["{tmp_path}"]\n'
+    )
+    arguments = ("validate", "-", "--config", str(tmp_path / "c.toml"))
+    done = run(*arguments, cwd=project.top, text=GOOD, check=0)
+    assert re.search(
+        rf"^strategy  S, isolation \w+, network, writes {tmp_path}$", done.stdout, re.M
+    )
+    done = run(*arguments, "--output", "json", cwd=project.top, text=GOOD, check=0)
+    assert json.loads(done.stdout)["openings"] == ["network", f"writes {tmp_path}"]
+    done = run("strategies", "--output", "json", "--config", str(tmp_path / "c.toml"),
+               cwd=project.top, check=0)  # fmt: skip
+    assert json.loads(done.stdout)["S"]["network"] is True
+
+
+def test_isolation_that_cannot_be_had_is_an_error_with_a_hint(
+    project: GitBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WITHOUT, "bubblewrap,landlock")
+    for tier in ("full", "landlock"):
+        done = run("validate", "-", "--isolation", tier, cwd=project.top, text=GOOD, check=3)
+        assert f"the isolation `{tier}` cannot be had here" in done.stderr
+        assert "hint: " in done.stderr
+        assert done.stdout == ""
+    monkeypatch.setenv("SANDBOX_ENGINE_MIN_ISOLATION", "landlock")
+    done = run("validate", "-", cwd=project.top, text=GOOD, check=3)
+    assert done.stdout.startswith("INCONCLUSIVE: nothing was run: the isolation here is `none`")
+    assert "hint: `sandbox-engine doctor`" in done.stdout
+
+
+def test_doctor_tells_how_runs_are_isolated(
+    project: GitBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WITHOUT, "bubblewrap,landlock")
+    done = run("doctor", cwd=project.top, check=0)
+    assert (
+        "ok   isolation: none: runs are ended whole, but can reach whatever you can" in done.stdout
+    )
+    assert "ok   isolation full: cannot be had: " in done.stdout
+    assert "ok   isolation landlock: cannot be had: " in done.stdout
+    monkeypatch.setenv("SANDBOX_ENGINE_MIN_ISOLATION", "full")
+    done = run("doctor", cwd=project.top, check=3)
+    assert "BAD  isolation: none: " in done.stdout
+    assert "hint: the configuration asks for at least `full`" in done.stdout
+    assert "BAD  isolation full: cannot be had: " in done.stdout
+
+
+@pytest.mark.xfail(reason="a wrong configuration ends `doctor`, and what is well is not told")
+def test_doctor_tells_what_is_wrong_with_the_configuration(project: GitBox) -> None:
+    (project.top / "sandbox-engine.toml").write_text("nonsense = 1\n")
+    done = run("doctor", cwd=project.top, check=3)
+    assert "ok   git: " in done.stdout
+    assert "BAD  interpreter: " in done.stdout
 
 
 def test_the_cache_is_seen_and_cleared(project: GitBox) -> None:

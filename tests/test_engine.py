@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from sandbox_engine import (
     TestOutcome,
     UsageError,
     Verdict,
+    report,
 )
 from sandbox_engine.isolation import survey
 from sandbox_engine.process import Limits
@@ -50,6 +52,10 @@ GOOD = plan(replace("return a + b", "return b + a"))
 BREAKING = plan(replace("return a + b", "return a - b"))
 SYNTAX = plan(replace("return a + b", "return (a + b"))
 NO_MATCH = plan(replace("return a * b", "return a"))
+
+
+EATER = 'import os, time; os.fork(); held = bytearray(b"x") * (2**20 * 40); time.sleep(9)'
+"""Takes more than 64 MiB in two processes, of which neither takes so much."""
 
 
 def own(engine: Engine, *steps: Step, **settings: object) -> Engine:
@@ -423,6 +429,72 @@ def test_validations_at_the_same_time_do_not_meet(engine: Engine) -> None:
     for thread in threads:
         thread.join()
     assert [f"a + b + {n}" in outputs[n] for n in range(6)] == [True] * 6
+
+
+def opened(
+    engine: Engine, *steps: Step, network: bool = False, writable: Path | None = None
+) -> str:
+    """Let `engine` judge with steps that reach something outside; return the recipe's name."""
+    folders = () if writable is None else (str(writable),)
+    recipe = Recipe("OPEN", steps, network=network, writable=folders)
+    engine.config = dataclasses.replace(engine.config, strategies={"OPEN": recipe})
+    return "OPEN"
+
+
+def test_what_a_strategy_opens_is_in_the_verdict(engine: Engine, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    name = opened(engine, command(f"echo x > {out}/x"), network=True, writable=out)
+    verdict = engine.validate(GOOD, strategy=name)
+    assert verdict.outcome is Outcome.PASSED
+    assert (out / "x").read_text() == "x\n"
+    assert verdict.openings == ("network", f"writes {out}")
+    record = json.loads(json.dumps(verdict.to_json()))
+    assert record["openings"] == ["network", f"writes {out}"]
+    jsonschema.validate(record, json.loads(SCHEMA.read_text()))
+    assert Verdict.from_json(record) == verdict
+    assert f"isolation {verdict.isolation}, network, writes {out}\n" in report.text(verdict)
+    again = engine.validate(GOOD, strategy=name)
+    assert (again.is_cached, again.openings) == (True, verdict.openings)
+
+
+def test_where_nothing_is_opened_or_run_nothing_is_said(engine: Engine, tmp_path: Path) -> None:
+    assert engine.validate(GOOD).openings == ()
+    name = opened(engine, Step(StepKind.SYNTAX), network=True, writable=tmp_path)
+    verdict = engine.validate(GOOD, strategy=name)
+    assert (verdict.outcome, verdict.openings, verdict.isolation) == (Outcome.PASSED, (), "none")
+    assert "network" not in report.text(verdict)
+
+
+def test_a_strategy_with_more_openings_is_another_one(engine: Engine, tmp_path: Path) -> None:
+    for network, writable in ((False, None), (True, None), (False, tmp_path), (True, tmp_path)):
+        name = opened(engine, command("true"), network=network, writable=writable)
+        assert not engine.validate(GOOD, strategy=name).is_cached
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "script", "reason"),
+    [
+        ("cpu_s", 0.3, "while :; do :; done", "more processor time than `cpu_s` = 0.3 s"),
+        ("processes", 12, "for i in $(seq 30); do sleep 9 & done; wait", "`processes` = 12"),
+        ("disk_bytes", 2**21, "head -c 3M /dev/zero | split -b 500K; sleep 9", "`disk_bytes` = 2"),
+        ("inodes", 300, "for i in $(seq 400); do : > f$i || :; done; sleep 9", "`inodes` = 300"),
+        ("memory_bytes", 2**26, f"{sys.executable} -c '{EATER}'", "`memory_bytes` = 64 MiB"),
+    ],
+)
+@pytest.mark.parametrize("isolation", ["auto", "none"])
+def test_a_limit_that_is_reached_proves_nothing_and_is_named(
+    engine: Engine, isolation: str, setting: str, value: float, script: str, reason: str
+) -> None:
+    limits = Limits(**{"wall_s": 15, setting: value})  # type: ignore[arg-type]
+    recipe = Recipe("OWN", (command(script),), limits=limits)
+    engine.config = Config(strategy="OWN", strategies={"OWN": recipe}, isolation=isolation)
+    verdict = engine.validate(GOOD)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert reason in verdict.reason
+    assert "the most was used by `" in verdict.reason
+    assert verdict.hint and f"raise `{setting}`" in verdict.hint
+    assert not verdict.is_final
 
 
 def test_xdist_is_used_when_the_last_run_was_long(engine: Engine) -> None:

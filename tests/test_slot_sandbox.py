@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import GitBox
 
-from sandbox_engine import git, lock, store
+from sandbox_engine import lock, store
 from sandbox_engine.errors import SandboxBusyError
 from sandbox_engine.isolation import View
 from sandbox_engine.process import Limits
@@ -21,11 +21,6 @@ from sandbox_engine.store import Store
 from sandbox_engine.verdict import CommitId, Tier
 
 LIMITS = Limits(wall_s=20)
-
-
-@pytest.fixture
-def kept(project: GitBox) -> Store:
-    return store.open_store(git.find_repository(project.top))
 
 
 @contextlib.contextmanager
