@@ -22,6 +22,7 @@ from sandbox_engine.git import Repository
 from sandbox_engine.shelf import Place, open_shelf
 from sandbox_engine.store import Store
 
+_MOST = 1_000
 _KEPT = 2
 """How many states of the carried files stay on disk when no sandbox needs more."""
 
@@ -77,15 +78,12 @@ def _fingerprint(top: Path, paths: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def held_layer(store: Store, carried: Carried, most: int) -> Iterator[Place | None]:
-    """Hold a folder with a copy of the carried files as they are now; None where there are none.
-
-    `most` is how many sandboxes there may be at once.
-    """
+def held_layer(store: Store, carried: Carried) -> Iterator[Place | None]:
+    """Hold a folder with a copy of the carried files as they are now; None where there are none."""
     if not carried.paths:
         yield None
         return
-    shelf = open_shelf(store.folder / "carried", most=most, kept=_KEPT)
+    shelf = open_shelf(store.folder / "carried", most=_MOST, kept=_KEPT)
 
     def make(folder: Path, before: str | None, lease: int) -> None:
         disk.remove_tree(folder)
@@ -96,7 +94,7 @@ def held_layer(store: Store, carried: Carried, most: int) -> Iterator[Place | No
     if held is None:
         with store.locked("carried", wait_s=git.TIME_OUT_S):
             held = shelf.find(carried.fingerprint) or shelf.fill(carried.fingerprint, make)
-    assert held is not None, "there is a place more than sandboxes, so one is free"
+    assert held is not None, "there are more places than sandboxes, so one is free"
     try:
         yield held
     finally:

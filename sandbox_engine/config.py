@@ -225,7 +225,8 @@ def _texts(source: str, key: str, value: Any) -> tuple[str, ...]:
 
 def _number(source: str, key: str, kind: str, value: Any) -> int | float:
     wanted: type[int] | type[float] = int if kind == "int" else float
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
+    is_cut = wanted is int and isinstance(value, float) and not value.is_integer()
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and not is_cut:
         try:
             number = wanted(value)
         except (ValueError, OverflowError):

@@ -199,7 +199,7 @@ class Keeper:
                 for _, writer in pipes:
                     writer.close()
                 fate = self._exchange(streams, deadline)
-            except (KeeperLost, ConnectionError):
+            except (KeeperLost, OSError):
                 swept = process.kill_marked(run_id)
                 fate = {"stop": Stop.SUPERVISOR_LOST, "survivors": swept}
             except BaseException:

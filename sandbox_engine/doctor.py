@@ -63,7 +63,10 @@ def _repository(checks: list[Check], repo: str | os.PathLike[str], file: Path | 
     if found:
         _look(checks, "store", lambda: _room(found[0].folder))
         _look(checks, "interpreter", lambda: _interpreter(found[0], file))
-        checks += _isolation(found[0], file)
+        try:
+            checks += _isolation(found[0], file)
+        except SandboxError as error:
+            checks.append(Check("isolation", False, error.problem, error.remedy))
 
 
 def _room(folder: Path) -> str:

@@ -85,8 +85,8 @@ def open_layers(
     with contextlib.ExitStack() as stack:
         slot, lease = stack.enter_context(slots.leased(store, setup.slots, setup.wait_s))
         store_module.tidy(store)
-        base = stack.enter_context(layers.held_base(store, candidate, setup.slots))
-        brought = stack.enter_context(carry.held_layer(store, setup.carried, setup.slots))
+        base = stack.enter_context(layers.held_base(store, candidate))
+        brought = stack.enter_context(carry.held_layer(store, setup.carried))
         held = (lease, base.lease, *([brought.lease] if brought else []))
         keeper = stack.enter_context(open_keeper(held))
         git_folder = layers.git_folder(store, commit, slot.branch, list(objects))
@@ -97,17 +97,17 @@ def open_layers(
         seen = shown(
             setup.view,
             space=folders[1],
-            mounted={
-                root: mounts[0].name,
-                **_own_places(setup, mounts),
+            mounted={root: mounts[0].name, **_own_places(setup, mounts)},
+            readable={
+                **objects,
+                INSIDE: str(inside.FOLDER),
                 # What a repository of the user's borrows is shown in a place of its own.
                 **{
-                    f"{place}/info/alternates": "empty"
+                    f"{place}/info/alternates": f"{folders[1]}/empty"
                     for place, folder in objects.items()
                     if os.path.exists(f"{folder}/info/alternates")
                 },
             },
-            readable={**objects, INSIDE: str(inside.FOLDER)},
         )
         keeper.prepare(layer, mounts, seen, folders=folders, limits=setup.limits, home=_HOME)
         confinement = full_confinement(setup.view, layer=folders[0], space=folders[1])

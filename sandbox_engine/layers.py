@@ -33,6 +33,9 @@ from sandbox_engine.version import VERSION
 KEPT = 3
 """How many layers stay on disk when no sandbox needs more."""
 
+_MOST = 1_000
+"""More than sandboxes are open at once, each of which may need one of its own."""
+
 _NEAR_PATHS = 64
 """Up to so many paths that differ are written for each sandbox, and no layer is moved for them."""
 _NEAR_BYTES = 4 * 1024**2
@@ -83,15 +86,18 @@ class Base:
                 return git_index.splice(index, places, changes)
 
 
-@contextlib.contextmanager
-def held_base(store: Store, candidate: CandidateTree, most: int) -> Iterator[Base]:
-    """Hold the layer that serves `candidate` best, made or moved where none does.
+def layers_folder(store: Store) -> Path:
+    """Return the folder of all layers that may serve this process.
 
-    `most` is how many sandboxes there may be at once, each with a layer of its own at worst.
+    What git writes has our umask, and another version may make them otherwise.
     """
-    # What git writes has our umask; and another version may make them otherwise.
-    name = f"layers-{VERSION}-{disk.umask():03o}"
-    shelf = open_shelf(store.folder / name, most=most, kept=KEPT)
+    return store.folder / f"layers-{VERSION}-{disk.umask():03o}"
+
+
+@contextlib.contextmanager
+def held_base(store: Store, candidate: CandidateTree) -> Iterator[Base]:
+    """Hold the layer that serves `candidate` best, made or moved where none does."""
+    shelf = open_shelf(layers_folder(store), most=_MOST, kept=KEPT)
     place = _near(store, shelf, candidate) or _made(store, shelf, candidate)
     try:
         yield Base(place.folder, TreeId(place.label), place.lease)
@@ -121,7 +127,7 @@ def _made(store: Store, shelf: Shelf, candidate: CandidateTree) -> Place:
         place = _near(store, shelf, candidate) or shelf.fill(
             wanted, lambda folder, before, held: _move(store, folder, before, wanted, held)
         )
-    assert place is not None, "there is a layer more than sandboxes, so one is free"
+    assert place is not None, "there are more layers than sandboxes, so one is free"
     return place
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from sandbox_engine import disk, lock
 
 _LABEL = "label"
-_PLACES_AT_MOST = 1_000
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,6 @@ class Shelf:
         empty = [number for number in range(self.most + 1) if number not in used]
         old = sorted(used, key=lambda number: used[number])
         yield from (*empty, *old) if len(used) < self.kept else (*old, *empty)
-        # Others may be told of more users than we are.
-        yield from range(self.most + 1, _PLACES_AT_MOST)
 
 
 def open_shelf(folder: Path, *, most: int, kept: int) -> Shelf:

@@ -336,13 +336,16 @@ def clear(home: Path | None = None, *, repository: git.Repository | None = None)
 
 def _clear_compiled(folder: Path) -> int:
     """Remove what is provided compiled and used by nobody; it is soon made again."""
-    freed = 0
-    for path in folder.glob("*.lock"):
-        descriptor = lock.try_lock(path)
-        if descriptor is not None:
-            freed += _remove(path.with_suffix(""))
-            os.close(descriptor)
-    return freed
+    with contextlib.ExitStack() as held:
+        paths = list(folder.glob("*.lock"))
+        free = []
+        for path in paths:
+            if (descriptor := lock.try_lock(path)) is not None:
+                held.callback(os.close, descriptor)
+                free.append(path)
+        if len(free) == len(paths):
+            return _remove(folder)
+        return sum(_remove(path.with_suffix("")) for path in free)
 
 
 def _remove_scratch(folder: Path) -> None:

@@ -318,7 +318,7 @@ while True:
     parts: list[bytes] = []
     done = run_python(source, tmp_path, report_env="REPORT", on_report=parts.append, limits=limits)
     assert done.stop is Stop.OUTPUT
-    assert 10**6 < sum(map(len, parts)) < 2 * 10**6
+    assert 10**6 < sum(map(len, parts)) < 8 * 10**6
 
 
 def test_lost_supervisor_is_noticed_and_what_it_left_is_swept(tmp_path: Path) -> None:
@@ -568,9 +568,6 @@ def test_what_is_too_much_is_seen_when_the_time_is_over_too(tmp_path: Path) -> N
     assert measured(tmp_path, script, wall_s=0.3, disk_bytes=1_000_000).stop is Stop.DISK
 
 
-@pytest.mark.xfail(
-    reason="a process that is ended by RLIMIT_FSIZE counts as a command that failed by itself"
-)
 def test_a_file_that_is_larger_than_all_may_be_is_told_as_such(tmp_path: Path) -> None:
     done = measured(tmp_path, "head -c 9000000 /dev/zero > big", disk_bytes=1_000_000)
     assert done.stop is Stop.DISK
@@ -654,19 +651,12 @@ def test_keeper_that_was_killed_is_told_to_whoever_asks(tmp_path: Path) -> None:
                 ask()
 
 
-@pytest.mark.xfail(
-    raises=UnboundLocalError,
-    reason="`Keeper.run` drains streams that it has not made when the message cannot be sent",
-)
 def test_keeper_that_was_killed_between_two_runs_is_a_lost_one(tmp_path: Path) -> None:
     with open_keeper() as keeper:
         killed(keeper, tmp_path)
         assert run_in(keeper, "true", tmp_path).stop is Stop.SUPERVISOR_LOST
 
 
-@pytest.mark.xfail(
-    raises=OSError, reason="`Keeper.run` writes to the link that it has closed when it gave up"
-)
 def test_keeper_that_was_given_up_stays_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -677,9 +667,6 @@ def test_keeper_that_was_given_up_stays_lost(
         assert run_in(keeper, "true", tmp_path).stop is Stop.SUPERVISOR_LOST
 
 
-@pytest.mark.xfail(
-    raises=UnboundLocalError, reason="a keeper ends when `stop` comes after it has answered"
-)
 def test_stop_that_comes_late_does_not_end_the_keeper(tmp_path: Path) -> None:
     script = "echo x >&$R; sleep 0.2; echo x >&$R; head -c 50000 /dev/zero; sleep 0.5"
     with open_keeper() as keeper:

@@ -151,11 +151,12 @@ _SWITCHES = (
 
 def _full(folder: Path) -> Obstacle | None:
     """Make a small sandbox and run a command in it; return what stood in the way."""
+    for name, what in (("bubblewrap", "bubblewrap is"), ("userns", "user namespaces are")):
+        if name in _without():
+            return Obstacle(f"{what} switched off by {WITHOUT}", f"unset {WITHOUT}")
     program = bubblewrap_path()
     if program is None:
         return Obstacle("bubblewrap is not installed", _INSTALL)
-    if "userns" in _without():
-        return Obstacle(f"user namespaces are switched off by {WITHOUT}", f"unset {WITHOUT}")
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="probe-") as place:
             return _try_full(program, Path(place))

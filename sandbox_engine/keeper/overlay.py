@@ -73,11 +73,12 @@ class Overlay:
         show(os.path.join(self.layer, VIEW), self.shown)
 
     def _overlay(self, name: bytes, lowers: list[bytes], target: bytes) -> None:
-        upper, work = (os.path.join(self.space, part, name) for part in (b"upper", b"work"))
         target = target or os.path.join(self.space, name)
+        # Named by descriptor, or from here: a path may hold what separates options.
+        os.chdir(self.space)
+        upper, work = (os.path.join(part, name) for part in (b"upper", b"work"))
         for folder in (upper, work, target):
             os.makedirs(folder, exist_ok=True)
-        # Named by descriptor: a path may hold what separates options.
         opened = [os.open(folder, os.O_PATH) for folder in lowers]
         try:
             lower = b":".join(b"/proc/self/fd/%d" % fd for fd in opened)
@@ -86,6 +87,7 @@ class Overlay:
         finally:
             for fd in opened:
                 os.close(fd)
+            os.chdir("/")
 
     def reset(self) -> None:
         """Throw away all that runs have written."""
@@ -184,7 +186,8 @@ def show(view: bytes, shown: list[tuple[bytes, bytes, bool, bool]]) -> None:
             os.symlink(source, target)
             continue
         status = os.stat(source)
-        if stat.S_ISREG(status.st_mode) and not is_writable:
+        is_small = stat.S_ISREG(status.st_mode) and not is_writable
+        if is_small and not os.path.lexists(target):
             # A mount costs every run; these are small settings.
             with open(source, "rb", buffering=0) as file:
                 write_file(target, file.read(), stat.S_IMODE(status.st_mode))

@@ -27,6 +27,12 @@ GRACE_S = 0.1
 
 The resource tracker of `multiprocessing` is one: it cleans up when it sees its owner gone.
 """
+KERNEL_STOPS = {
+    code: stop
+    for number, stop in ((signal.SIGXFSZ, "disk"), (signal.SIGXCPU, "cpu"))
+    for code in (-number, 128 + number)
+}
+"""How the kernel ends a process that is over a limit, as is or as a shell tells it, and which."""
 KILL_S = 10.0
 """How long killing goes on; what resists that long (setuid, stuck in the kernel) is left."""
 
@@ -49,6 +55,8 @@ def run(command: Command, fds: list[int], session: socket.socket, wakeup: int) -
         stop, consumer = over.stop, over.consumer
     survivors, left = kill_all(children, wakeup)
     code = children.code if status < 0 or stop else wrapped_code(status, children.code)
+    if not stop and code in KERNEL_STOPS:
+        stop, consumer = KERNEL_STOPS[code], "the command itself"
     return {
         "code": code,
         "stop": stop,
