@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -109,6 +110,7 @@ class Keeper:
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
+        self._pid = 0
 
     def prepare(
         self,
@@ -195,6 +197,7 @@ class Keeper:
             deadline = started + limits.wall_s + _GRACE_S
             streams = _Streams([reader for reader, _ in pipes], limits, on_report)
             try:
+                self._greet()
                 wire.send(self._link, message, fds)
                 for _, writer in pipes:
                     writer.close()
@@ -242,8 +245,14 @@ class Keeper:
                 if streams.is_flood and not is_told:
                     is_told = True
                     wire.send(self._link, {"do": "stop"})
-        self._link.close()
+        self._give_up()
         raise KeeperLost
+
+    def _give_up(self) -> None:
+        """End a keeper that does not answer: somebody has stopped it, and it holds our locks."""
+        self._link.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
 
     def _interrupt(self, run_id: str) -> None:
         with contextlib.suppress(KeeperLost, OSError):
@@ -252,6 +261,7 @@ class Keeper:
             self._answer()
             self._link.settimeout(None)
             return
+        self._give_up()
         process.kill_marked(run_id)
 
     def _ask(self, verb: str, **fields: Any) -> dict[str, Any]:
@@ -270,7 +280,16 @@ class Keeper:
         except (KeeperLost, OSError) as error:
             raise _gone() from error
 
+    def _greet(self) -> None:
+        """Learn which process the keeper is: what it says first."""
+        if not self._pid:
+            message = wire.receive(self._link)
+            if message is None:
+                raise KeeperLost
+            self._pid = message[0]
+
     def _answer(self) -> dict[str, Any]:
+        self._greet()
         message = wire.receive(self._link)
         if message is None:
             raise KeeperLost

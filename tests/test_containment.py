@@ -844,6 +844,7 @@ def test_a_stop_that_comes_after_the_end_of_its_run_stops_nothing() -> None:
 
 def test_a_keeper_that_is_gone_before_a_run_is_told_as_such() -> None:
     with open_keeper() as keeper:
+        keeper._greet()
         wire.send(keeper._link, {"do": "nothing that it knows"})
         assert wire.receive(keeper._link) is None
         assert run_true(keeper).stop is Stop.SUPERVISOR_LOST

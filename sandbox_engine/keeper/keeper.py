@@ -16,8 +16,12 @@ from .overlay import Overlay
 
 
 def main(session: socket.socket) -> None:
-    """Answer the messages of one engine about one sandbox; each answer says `failed` or more."""
+    """Say which process this is, and answer the messages of one engine about one sandbox.
+
+    Each answer says `failed` or more.
+    """
     keeper = Keeper(session)
+    wire.send(session, os.getpid())
     while (message := wire.receive(session)) is not None:
         fields, fds = message
         if fields["do"] == "stop":

@@ -139,15 +139,21 @@ class Measure:
 
 
 def files(folders: list[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield the path and status of all that is below `folders`; what cannot be read is left out."""
-    pending = list(folders)
+    """Yield the path and status of all that is below `folders`, but for what is mounted there.
+
+    What cannot be read is left out.
+    """
+    pending = [(folder, os.stat(folder).st_dev) for folder in folders if os.path.isdir(folder)]
     while pending:
+        folder, device = pending.pop()
         try:
-            with os.scandir(pending.pop()) as entries:
+            with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    yield entry.path, entry.stat(follow_symlinks=False)
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_dev == device:
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append((entry.path, device))
+                        yield entry.path, status
         except OSError:
             continue
 
