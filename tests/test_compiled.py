@@ -243,9 +243,14 @@ def test_what_the_environment_has_compiled_is_taken_only_if_it_fits(
         learn(own, interpreter, learned(environment, MODULES), [])
     with provided(own, interpreter) as place:
         files = place.folder / "files"
+        before = states(files)
         for name, value in (("thing2", "thing2"), ("thing3", "edited since"), ("thing4", "thing4")):
             source = f"import package.{name}; print(package.{name}.value)"
             assert imports(interpreter, files, source) == value
+        # None of them had to be made anew for that; but for that of the package.
+        assert {name for name in states(files) if states(files)[name] != before.get(name)} == {
+            place_of(environment / "package" / "__init__.py")
+        }
         kept = Path(importlib.util.cache_from_source(str(fitting))).read_bytes()
         assert (files / place_of(fitting)).read_bytes() == kept
 

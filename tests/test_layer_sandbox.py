@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from children import wait_until
+from children import is_free, wait_until
 from conftest import GitBox
 from layering import LIMITS, LISTING, checked_out, layered, listed, said, shell
 
@@ -36,6 +36,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def equals_a_checkout(box: GitBox, sandbox: LayerSandbox, revision: str) -> None:
     assert said(sandbox, LISTING).splitlines() == listed(checked_out(box, revision)).splitlines()
+    # It looks at the times that the index says, and reads no file.
+    assert said(sandbox, "git diff-files --name-only") == ""
     assert said(sandbox, "git status --porcelain") == ""
     assert sandbox.changed_files() == []
 
@@ -346,7 +348,9 @@ def test_carried_files_are_copies(project: GitBox, kept: Store) -> None:
             sandbox.restore()
             assert said(sandbox, "cat local.env deep/er/local.env") == "mine\ntoo\n"
     assert project.snapshot() == before
-    (project.top / "local.env").write_text("edited\n")
+    with layered(kept, "HEAD", carried=carried) as sandbox:
+        (project.top / "local.env").write_text("edited\n")
+        assert said(sandbox, "cat local.env") == "mine\n"
     carried = carry.find_carried(kept.repository, ("**/*.env",))
     with layered(kept, "HEAD", carried=carried) as sandbox:
         names = said(sandbox, "cat local.env; ls").split()
@@ -606,6 +610,38 @@ def test_limits_stop_a_run_and_say_why(
         assert (done.code, done.stop, done.stdout) == (0, None, b"well\n")
 
 
+@pytest.mark.parametrize(
+    ("limits", "script", "consumer"),
+    [
+        ({"disk_bytes": 2**22}, "head -c 9000000 /dev/zero > big", "/big`, 4 MiB"),
+        (
+            {"inodes": 300},
+            "mkdir full; i=0; while [ $i -lt 400 ]; do : > full/$i; i=$((i+1)); done",
+            "/full`, ",
+        ),
+    ],
+)
+def test_what_the_run_did_not_write_is_never_named_as_what_used_the_most(
+    project: GitBox,
+    kept: Store,
+    tmp_path: Path,
+    limits: dict[str, float],
+    script: str,
+    consumer: str,
+) -> None:
+    environment = tmp_path / "environment"
+    (environment / "many").mkdir(parents=True)
+    (environment / "library.so").write_bytes(bytes(30_000_000))
+    for number in range(500):
+        (environment / "many" / str(number)).touch()
+    view = View(str(project.top), environments=(str(environment),))
+    wanted = Limits(**{"wall_s": 20, **limits})  # type: ignore[arg-type]
+    with layered(kept, "HEAD", view=view, limits=wanted) as sandbox:
+        done = shell(sandbox, script, wanted)
+        assert done.stop in (Stop.DISK, Stop.INODES)
+        assert consumer in done.consumer, done.consumer
+
+
 def test_what_the_candidate_has_does_not_count_as_written(project: GitBox, kept: Store) -> None:
     base = project.head
     wanted = project.commit({f"f/{n}": bytes(100_000) for n in range(60)})
@@ -710,6 +746,16 @@ with layered(kept, "HEAD", slots=1, view=view) as sandbox:
 """
 
 
+def keeper_of(kept: Store) -> int:
+    """Return the process that keeps the one sandbox that is open."""
+    (keeper,) = {
+        int(line.split()[0])
+        for line in mentions(str(kept.folder / "mount"))
+        if "keeper.server" in Path(f"/proc/{line.split()[0]}/cmdline").read_text()
+    }
+    return keeper
+
+
 def test_a_killed_engine_leaves_nothing_and_gives_its_slot_back(
     project: GitBox, kept: Store, tmp_path: Path
 ) -> None:
@@ -720,9 +766,17 @@ def test_a_killed_engine_leaves_nothing_and_gives_its_slot_back(
     with subprocess.Popen([sys.executable, "-c", script]) as engine:
         assert wait_until((out / "up").exists, 20)
         assert mentions(str(kept.folder / "mount"))
+        locks = [kept.slots / "0.state" / "lock", kept.folder / "layers" / "0.lock"]
+        keeper = keeper_of(kept)
+        os.kill(keeper, signal.SIGSTOP)
         engine.send_signal(signal.SIGKILL)
         engine.wait()
+        # As long as the keeper has not cleared up, nobody else gets the slot or the layer.
+        assert not any(map(is_free, locks))
+        os.kill(keeper, signal.SIGCONT)
+        assert wait_until(lambda: all(map(is_free, locks)), 5)
         assert wait_until(lambda: mentions(str(kept.folder / "mount")) == [], 5)
+        assert mentions(str(out)) == []
     with layered(kept, "HEAD", slots=1, wait_s=2) as sandbox:
         equals_a_checkout(project, sandbox, "HEAD")
 
@@ -731,11 +785,7 @@ def test_a_keeper_that_is_killed_takes_all_of_it_along(
     project: GitBox, kept: Store, tmp_path: Path
 ) -> None:
     with layered(kept, "HEAD") as sandbox:
-        (keeper,) = {
-            int(line.split()[0])
-            for line in mentions(str(kept.folder / "mount"))
-            if "keeper.server" in Path(f"/proc/{line.split()[0]}/cmdline").read_text()
-        }
+        keeper = keeper_of(kept)
         started = time.monotonic()
         threading.Timer(0.3, os.kill, (keeper, signal.SIGKILL)).start()
         done = shell(sandbox, "sleep 60")

@@ -43,8 +43,10 @@ def rewritten(box: GitBox, word: str) -> str:
     return box.commit({f"many/{number}": f"{word} {number}\n" for number in range(MANY)})
 
 
-def inodes(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+def states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return what tells whether a file was written again; numbers of inodes are used again."""
+    files = ((path.name, path.stat()) for path in folder.rglob("*") if path.is_file())
+    return {name: (status.st_ino, status.st_ctime_ns) for name, status in files}
 
 
 def layer_folders(kept: Store) -> list[str]:
@@ -85,12 +87,12 @@ def test_of_two_layers_the_nearer_one_serves(project: GitBox, kept: Store) -> No
 def test_a_base_that_moved_far_takes_a_layer_along(project: GitBox, kept: Store) -> None:
     commits = [rewritten(project, str(number)) for number in range(KEPT + 2)]
     project.commit({"calc.py": None, "tests/test_calc.py": None})
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, int]] = {}
     for commit in commits:
         with base_for(kept, commit) as base:
             assert base.tree == tree_of(project, commit)
             assert listed(base.files) == listed(checked_out(project, commit))
-            number, now = base.folder.name, inodes(base.files)
+            number, now = base.folder.name, states(base.files)
             # What both trees have alike was not written again.
             assert seen.setdefault(number, now["calc.py"]) == now["calc.py"]
     assert layer_folders(kept) == [str(number) for number in range(KEPT)]
@@ -131,11 +133,11 @@ def test_as_many_layers_are_made_as_are_needed_at_once(project: GitBox, kept: St
 def test_a_layer_in_use_is_never_moved(project: GitBox, kept: Store) -> None:
     first = rewritten(project, "first")
     with base_for(kept, first) as base:
-        before = inodes(base.files)
+        before = states(base.files)
         for number in range(KEPT + 1):
             with base_for(kept, rewritten(project, str(number))) as other:
                 assert other.folder != base.folder
-        assert inodes(base.files) == before
+        assert states(base.files) == before
         assert listed(base.files) == listed(checked_out(project, first))
         assert lock.try_lock(base.folder.with_suffix(".lock")) is None
 
