@@ -766,7 +766,7 @@ def test_a_killed_engine_leaves_nothing_and_gives_its_slot_back(
     with subprocess.Popen([sys.executable, "-c", script]) as engine:
         assert wait_until((out / "up").exists, 20)
         assert mentions(str(kept.folder / "mount"))
-        locks = [kept.slots / "0.state" / "lock", kept.folder / "layers" / "0.lock"]
+        locks = [kept.slots / "0.state" / "lock", layers_folder(kept) / "0.lock"]
         keeper = keeper_of(kept)
         os.kill(keeper, signal.SIGSTOP)
         engine.send_signal(signal.SIGKILL)

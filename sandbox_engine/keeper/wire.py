@@ -25,7 +25,8 @@ def send(link: socket.socket, value: Any, fds: Sequence[int] = ()) -> None:
     text = memoryview(b"%08x" % len(body) + body)
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sent = link.sendmsg([text], rights)
-    link.sendall(text[sent:])
+    if sent < len(text):
+        link.sendall(text[sent:])
 
 
 def receive(link: socket.socket) -> tuple[Any, list[int]] | None:
