@@ -115,10 +115,11 @@ def learn(
 
 def _newest(shelf: Shelf, interpreter: Interpreter) -> Place | None:
     """Return the place that has the most of what is compiled of the environment, held."""
+    signature = interpreter.signature
     found = {
         int(label.split()[1]): (number, label)
         for number, label in shelf.labels().items()
-        if label.startswith(interpreter.signature)
+        if label.startswith(signature)
     }
     for _, (number, label) in sorted(found.items(), reverse=True):
         if place := shelf.hold(number, label.__eq__):

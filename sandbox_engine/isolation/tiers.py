@@ -20,6 +20,7 @@ from sandbox_engine.isolation.view import View, shown
 from sandbox_engine.keeper import landlock, seccomp
 from sandbox_engine.process import Limits
 from sandbox_engine.verdict import Tier
+from sandbox_engine.version import VERSION
 
 WITHOUT = "SANDBOX_ENGINE_WITHOUT"
 """Names what the engine does as if it were not there: bubblewrap, userns, landlock."""
@@ -118,7 +119,14 @@ def _without() -> set[str]:
 def _signature() -> str:
     """Return what decides which tiers there are, as far as it can be read without trying."""
     system = os.uname()
-    parts = [system.release, system.version, os.geteuid(), os.getegid(), sorted(_without())]
+    parts = [
+        VERSION,
+        system.release,
+        system.version,
+        os.geteuid(),
+        os.getegid(),
+        sorted(_without()),
+    ]
     program = bubblewrap_path()
     if program is not None:
         status = os.stat(program)

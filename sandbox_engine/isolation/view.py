@@ -106,9 +106,11 @@ def needed_roots(
         if not is_below(folder, (*SYSTEM, *kept)):
             kept.append(folder)
     shown: list[str] = []
+    real_top = os.path.realpath(top)
     for folder in sorted(set(_existing(readable)), key=len):
-        is_users = is_below(os.path.realpath(folder), (os.path.realpath(top),))
-        if not is_below(folder, (*SYSTEM, *kept, *shown, top)) and not is_users and folder != "/":
+        if folder == "/" or is_below(folder, (*SYSTEM, *kept, *shown, top)):
+            continue
+        if not is_below(os.path.realpath(folder), (real_top,)):
             shown.append(folder)
     return tuple(kept), tuple(shown)
 
@@ -134,7 +136,7 @@ def _existing(folders: Iterable[str]) -> list[str]:
     """Return the folders that are there, as named and where they really are."""
     return [
         path
-        for folder in folders
+        for folder in set(folders)
         if folder and os.path.isabs(folder) and os.path.isdir(folder)
         for path in (os.path.normpath(folder), os.path.realpath(folder))
     ]
