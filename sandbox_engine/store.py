@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -151,7 +152,8 @@ def _sweep(store: Store) -> None:
     git_dir = store.git_dir
     for folder in (store.folder, store.slots, git_dir, git_dir / "info", git_dir / "objects/info"):
         disk.sweep_halves(folder)
-    for path in (*git_dir.glob("*.lock"), *_loose_tags(git_dir / "refs" / "tags")):
+    references = (_loose(git_dir / "refs" / kind) for kind in ("tags", "passed"))
+    for path in (*git_dir.glob("*.lock"), *itertools.chain.from_iterable(references)):
         if path.name.endswith(".lock"):
             path.unlink(missing_ok=True)
 
@@ -238,7 +240,7 @@ def tags_signature(repository: git.Repository) -> str:
     """Return a digest of the state of the files that hold the user's tags."""
     common_dir = repository.common_dir
     digest = hashlib.sha256()
-    for path in (common_dir / "packed-refs", *_loose_tags(common_dir / "refs" / "tags")):
+    for path in (common_dir / "packed-refs", *_loose(common_dir / "refs" / "tags")):
         try:
             status = path.stat()
         except FileNotFoundError:
@@ -247,7 +249,7 @@ def tags_signature(repository: git.Repository) -> str:
     return digest.hexdigest()
 
 
-def _loose_tags(folder: Path) -> Iterator[Path]:
+def _loose(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
