@@ -26,6 +26,7 @@ WITHOUT = "SANDBOX_ENGINE_WITHOUT"
 """Names what the engine does as if it were not there: bubblewrap, userns, landlock."""
 
 _PROBE_LIMITS = Limits(wall_s=10, memory_bytes=2**28, disk_bytes=2**20, inodes=1000)
+_OLD = "bubblewrap 0.8 or later is needed; Debian has it from 12 on, Ubuntu from 23.04 on"
 _BELIEVED_S = 600.0
 """How long a trial that failed is not made again."""
 
@@ -169,7 +170,8 @@ def _full(folder: Path) -> Obstacle | None:
         with tempfile.TemporaryDirectory(dir=folder, prefix="probe-") as place:
             return _try_full(program, Path(place))
     except SandboxError as error:
-        return Obstacle(error.problem, _userns_remedy())
+        is_old = "Unknown option" in error.problem
+        return Obstacle(error.problem, _OLD if is_old else _userns_remedy())
 
 
 def _try_full(program: str, place: Path) -> Obstacle | None:
