@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _TREE_MODE = 0o040000
 LINK_MODE = 0o160000
+_ATTEMPTS = 5
 _SUBPROJECT = b"Subproject commit "
 """What a diff shows a submodule as, before the id of its commit."""
 
@@ -108,21 +109,26 @@ def write_tree(store: Store, candidate: CandidateTree) -> None:
     """Write the candidate's objects into the store; those that are there already cost nothing."""
     import pygit2
 
+    for attempt in range(_ATTEMPTS):
+        try:
+            _write_objects(store, candidate)
+            keep_own(store, _made_objects(store, candidate))
+            return
+        except (OSError, pygit2.GitError) as error:
+            # What was found in the user's database may be pruned before it is copied.
+            if attempt == _ATTEMPTS - 1 or not isinstance(error, KeyError):
+                raise git.foreign_failure(error, "the candidate tree cannot be written") from error
+
+
+def _write_objects(store: Store, candidate: CandidateTree) -> None:
     root = store.objects[candidate.base_tree]
-    try:
-        made = _write(store.objects, root, _nested(candidate.after))
-        id = str(made or store.objects.TreeBuilder().write())
-    except (OSError, pygit2.GitError) as error:
-        raise git.foreign_failure(error, "the candidate tree cannot be written") from error
+    made = _write(store.objects, root, _nested(candidate.after))
+    id = str(made or store.objects.TreeBuilder().write())
     if id != candidate.id:
         raise GitError(
             f"libgit2 made the tree {id} where {candidate.id} was meant",
             remedy="`git fsck` tells whether the repository is sound; if it is, please report this",
         )
-    try:
-        keep_own(store, _made_objects(store, candidate))
-    except (OSError, pygit2.GitError) as error:
-        raise git.foreign_failure(error, "the candidate tree cannot be written") from error
 
 
 def _made_objects(store: Store, candidate: CandidateTree) -> set[str]:
