@@ -166,6 +166,7 @@ def test_bubblewrap_that_was_switched_off_is_not_told_as_missing(
 def test_a_system_without_bubblewrap_says_how_to_get_it(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv(WITHOUT, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     obstacle = survey(cache, tmp_path).obstacles[Tier.FULL]
     assert obstacle.problem == "bubblewrap is not installed"
