@@ -468,19 +468,23 @@ class _Stream:
 
 
 class _Report:
-    """Hands on what comes from a report pipe, and counts it."""
+    """Hands on what comes from a report pipe, up to a limit, and counts all of it."""
 
-    def __init__(self, pipe: IO[bytes], take: Callable[[bytes], None] | None) -> None:
+    def __init__(
+        self, pipe: IO[bytes], limit_bytes: int, take: Callable[[bytes], None] | None
+    ) -> None:
         self.pipe = pipe
         self.total = 0
+        self._limit_bytes = limit_bytes
         self._take = take
 
     def read(self) -> bool:
         """Take in what is there; return False when there will be no more."""
         part = os.read(self.pipe.fileno(), _READ_BYTES)
+        room = max(0, self._limit_bytes - self.total)
         self.total += len(part)
-        if self._take is not None:
-            self._take(part)
+        if self._take is not None and room:
+            self._take(part[:room])
         return bool(part)
 
 
@@ -495,7 +499,7 @@ class _Streams:
     ) -> None:
         self.stdout = _Stream(pipes[0], _KEPT_BYTES, _KEPT_BYTES)
         self.stderr = _Stream(pipes[1], _KEPT_BYTES, _KEPT_BYTES)
-        self._reports = [_Report(pipe, on_report) for pipe in pipes[2:]]
+        self._reports = [_Report(pipe, limits.report_bytes, on_report) for pipe in pipes[2:]]
         self._limits = limits
 
     def __iter__(self) -> Iterator[_Stream | _Report]:
