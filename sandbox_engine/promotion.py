@@ -94,7 +94,7 @@ def promote(kept: Store, verdict: Verdict, branch: str, making: Making) -> Commi
     if making.hooks:
         # It has landed: git itself does not mind how this hook ends.
         with contextlib.suppress(SandboxError):
-            _run_hook(place, "post-commit", [])
+            _run_hook(dataclasses.replace(place, lock=None), "post-commit", [])
     return commit
 
 
@@ -262,7 +262,7 @@ def _run_hook(
         cwd=root or place.top or place.git_dir,
         env=environment,
         timeout_s=_HOOK_S,
-        keep_fds=(place.lock,) if index else (),
+        keep_fds=place.kept_fds,
     )
 
 
@@ -286,7 +286,7 @@ def _land(kept: Store, place: Place, reference: str, old: CommitId, new: CommitI
         new=new,
         old=old,
         log="sandbox-engine: promote",
-        keep_fds=(place.lock,),
+        keep_fds=place.kept_fds,
     )
     try:
         with update:
@@ -348,7 +348,7 @@ def recover(kept: Store) -> None:
         _recover(kept, held)
 
 
-def _recover(kept: Store, held: int) -> None:
+def _recover(kept: Store, held: int | None) -> None:
     path = _journal_path(kept)
     try:
         journal = _Journal(**json.loads(path.read_bytes()))

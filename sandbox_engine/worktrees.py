@@ -32,14 +32,19 @@ class Place:
     """Where the user's git is run: the work tree that has the branch checked out, if one has.
 
     Git sees the store's objects beside the user's, so that nothing has to enter theirs before
-    every check has passed. `lock` is inherited by git: while it still works, nobody recovers.
+    every check has passed. `lock` is inherited by git: while it still works, nobody recovers. It
+    is None once the lock is given back.
     """
 
     git_dir: Path
     top: Path | None
     store_objects: Path
-    lock: int
+    lock: int | None
     is_checked_out: bool = False
+
+    @property
+    def kept_fds(self) -> tuple[int, ...]:
+        return () if self.lock is None else (self.lock,)
 
     def environment(self, index: Path | None = None) -> dict[str, str]:
         extra = {} if index is None else {"GIT_INDEX_FILE": str(index)}
@@ -62,7 +67,7 @@ class Place:
             cwd=self.top or self.git_dir,
             env={**self.environment(index), **(variables or {})},
             input=input,
-            keep_fds=(self.lock,),
+            keep_fds=self.kept_fds,
         )
 
 

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import GitBox
 
-from sandbox_engine import Engine, Outcome, Verdict
+from sandbox_engine import Engine, Outcome, Verdict, promotion
 from sandbox_engine.errors import (
     LocalChangesError,
     PromotionError,
@@ -21,6 +22,7 @@ from sandbox_engine.errors import (
     StaleBaseError,
     UsageError,
 )
+from sandbox_engine.slot_sandbox import SlotSandbox
 from sandbox_engine.verdict import TreeId
 
 GOOD = {"calc.py": "def add(a, b):\n    return b + a\n", "new/file.py": "x = 1\n"}
@@ -200,6 +202,26 @@ def test_a_hook_that_edits_the_commit_is_refused(
     with pytest.raises(PromotionError, match="not what was judged"):
         engine.promote(passed, branch="main")
     assert project.head == passed.base
+
+
+def test_a_lock_that_was_given_back_is_handed_to_no_hook(
+    project: GitBox, engine: Engine, passed: Verdict, tmp_path: Path
+) -> None:
+    install_hook(project, "pre-commit", "true")
+    install_hook(project, "post-commit", f"ls -l /proc/$$/fd > {tmp_path}/seen")
+    # The number of the lock is among the low ones that the process's next pipes do not get.
+    with contextlib.ExitStack() as low:
+        for _ in range(40):
+            low.enter_context(open(os.devnull))
+
+        @contextlib.contextmanager
+        def sandbox() -> Iterator[SlotSandbox]:
+            low.close()
+            with engine._lease(passed) as leased:
+                yield leased
+
+        promotion.promote(engine.store, passed, "main", promotion.Making("Swap", sandbox))
+    assert "promotion.lock" not in (tmp_path / "seen").read_text()
 
 
 def test_hooks_see_the_judged_files_and_the_users_stay(
