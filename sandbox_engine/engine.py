@@ -158,9 +158,9 @@ class Engine:
             return _rejected(blank, findings, findings[0].message, findings[0].hint)
         else:
             results = run.steps()
-            outcome, reason, hint = judge(results)
+            judged = judge(results)
             verdict = dataclasses.replace(
-                blank, outcome=outcome, reason=reason, hint=hint, steps=results,
+                blank, **judged._asdict(), steps=results,
                 isolation=run.tier, openings=recipe.openings if run.runs_something else (),
                 environment=run.environment,
             )  # fmt: skip

@@ -119,7 +119,7 @@ class _Reading:
     def _take_end(self, line: Mapping[str, Any]) -> None:
         if self.modules is None:
             raise _Torn("it ends without a list of modules")
-        if line.get("counts") != dict(Counter(test.outcome.value for test in self.tests)):
+        if line.get("counts") != dict(Counter(str(test.outcome) for test in self.tests)):
             raise _Torn("its counts are not those of the tests it names")
         exit_code = line.get("exit")
         if not _is_int(exit_code):

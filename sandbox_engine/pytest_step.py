@@ -150,7 +150,7 @@ def judge_session(
     strangers = outside_modules(report.modules, sandbox.root, session, sandbox.real)
     if strangers:
         return _not_the_patched_code(name, strangers, report, output)
-    red = [test for test in (*report.collect_errors, *report.tests) if test.outcome.is_red]
+    red = [test for test in (*report.collect_errors, *report.tests) if test.is_red]
     tests = (*report.collect_errors, *report.tests)
     if red or done.code == 1:
         return StepResult(

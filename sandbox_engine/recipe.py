@@ -60,8 +60,26 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Demands:
+    """What a patch has to do to tests, beside breaking none.
+
+    The tests of `fixed` are red on the base and must be green with the patch. What matches one of
+    the patterns of `keep` must be there and green. `allow_test_changes` says that the patch may
+    change what the tests prove. Of the tests that ran on the base, at most the share
+    `max_new_skips`, 0 to 1, may be skipped with the patch.
+    """
+
+    fixed: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    allow_test_changes: bool = False
+    max_new_skips: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A named list of steps with the limits that each of them runs under.
+
+    A test that the patch seems to break is run `reruns` times more before it is blamed.
 
     pytest gets `-n` of pytest-xdist when its last run took longer than `xdist_after_s` seconds.
     With `network` its runs reach the network; `writable` are folders outside of the sandbox that
@@ -73,6 +91,8 @@ class Recipe:
     description: str = ""
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
+    demands: Demands = field(default_factory=Demands)
+    reruns: int = 2
     xdist_after_s: float = 10.0
     network: bool = False
     writable: tuple[str, ...] = ()
@@ -87,8 +107,15 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """Return a digest of everything that decides what a run of this recipe finds."""
+        return self._digest("name", "description", "xdist_after_s")
+
+    def base_fingerprint(self) -> str:
+        """Return a digest of everything that decides what a run finds on a base."""
+        return self._digest("name", "description", "xdist_after_s", "policy", "demands")
+
+    def _digest(self, *without: str) -> str:
         fields = dataclasses.asdict(self)
-        for key in ("name", "description", "xdist_after_s"):
+        for key in without:
             del fields[key]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
@@ -121,7 +148,12 @@ STRATEGIES: Mapping[str, Recipe] = {
             (_SYNTAX, _FILES_EXIST),
             "written JSON, TOML and YAML parse, no file is emptied",
         ),
-        Recipe("TEST_FIX_STRATEGY", (_SYNTAX, _PYTEST), "a repair of tests: all tests pass"),
+        Recipe(
+            "TEST_FIX_STRATEGY",
+            (_SYNTAX, _PYTEST),
+            "a repair of tests: all tests pass, and the patch may change what they prove",
+            demands=Demands(allow_test_changes=True),
+        ),
         Recipe(
             "CREATE_NEW_TEST_FILE_STRATEGY",
             (_SYNTAX, _NEW_TESTS),

@@ -11,11 +11,12 @@ import dataclasses
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType, TypeVar
 
 TreeId = NewType("TreeId", str)
 CommitId = NewType("CommitId", str)
 BlobId = NewType("BlobId", str)
+_Word = TypeVar("_Word", bound=enum.StrEnum)
 
 SCHEMA = 1
 """Version of the JSON form; it changes when a field changes meaning or goes away."""
@@ -60,6 +61,54 @@ class TestOutcome(enum.StrEnum):
     @property
     def is_red(self) -> bool:
         return self in (TestOutcome.FAILED, TestOutcome.ERROR)
+
+
+class Category(enum.StrEnum):
+    """What a patch did to one test, by what became of it with the patch and without.
+
+    `PASSED` is green on both, `FIXED` red before, `REGRESSED` green before and red now,
+    `PRE_EXISTING` red on both. `NEW_PASSED` and `NEW_FAILED` were not there before. `REMOVED` was
+    taken out by the patch, `VANISHED` should still be there and is not. `FLAKY` ends now so, now
+    otherwise. `SKIPPED` was not run, or was expected to fail. `TAMPERED` is red with the base's
+    version of what steers the tests, and not with the patch's.
+    """
+
+    PASSED = "passed"
+    FIXED = "fixed"
+    REGRESSED = "regressed"
+    PRE_EXISTING = "pre-existing"
+    NEW_PASSED = "new-passed"
+    NEW_FAILED = "new-failed"
+    REMOVED = "removed"
+    VANISHED = "vanished"
+    FLAKY = "flaky"
+    SKIPPED = "skipped"
+    TAMPERED = "tampered"
+
+    @property
+    def is_blamed(self) -> bool:
+        """Whether it counts against the patch."""
+        return self in (Category.REGRESSED, Category.NEW_FAILED)
+
+
+class Cause(enum.StrEnum):
+    """Why a patch could not be judged.
+
+    `INFRA`: what is not the patch's doing, as far as is known: its base cannot be judged either, a
+    dependency is missing, the disk is full. `LIMIT`: its run was stopped at a limit. `UNTRUSTED`:
+    what came back cannot be believed. `UNPROVED`: nothing speaks against it, and too little for
+    it. `VANISHED`, `SKIPPED`, `TAMPERED`: tests did, or were. `UNSTABLE`: a test fails among the
+    others and passes alone.
+    """
+
+    INFRA = "infra"
+    LIMIT = "limit"
+    UNTRUSTED = "untrusted"
+    UNPROVED = "unproved"
+    VANISHED = "vanished"
+    SKIPPED = "skipped"
+    TAMPERED = "tampered"
+    UNSTABLE = "unstable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +158,25 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class TestRecord:
-    """One test as the session in the sandbox reported it; `message` is its assertion text."""
+    """One test as the session in the sandbox reported it; `message` is its assertion text.
+
+    `outcome` is None for one that did not run on the patched code, and `base` is what became of
+    it without the patch, None where that is not known. `category` is None where nothing was
+    compared.
+    """
 
     __test__ = False
 
     node_id: str
-    outcome: TestOutcome
+    outcome: TestOutcome | None
     duration_s: float = 0.0
     message: str | None = None
+    category: Category | None = None
+    base: TestOutcome | None = None
+
+    @property
+    def is_red(self) -> bool:
+        return self.outcome is not None and self.outcome.is_red
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +186,7 @@ class StepResult:
     `elapsed_s` is the time of what the step ran; opening the sandbox is not in it.
 
     `recurs` is False where the same run could end otherwise (a time-out, a crash), so that it is
-    never kept in the verdict cache.
+    never kept in the verdict cache. `cause` says why it is INCONCLUSIVE.
     """
 
     name: str
@@ -138,10 +198,11 @@ class StepResult:
     tests: tuple[TestRecord, ...] = ()
     output: str = ""
     recurs: bool = True
+    cause: Cause | None = None
 
     @property
     def red_tests(self) -> tuple[TestRecord, ...]:
-        return tuple(test for test in self.tests if test.outcome.is_red)
+        return tuple(test for test in self.tests if test.is_red)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +211,9 @@ class Verdict:
 
     `base` and `base_tree` are what the patch was applied to, `tree` is exactly what was judged
     and what a promotion lands; it is None when no tree could be built. `isolation` is the
-    tier of what was run, `openings` what those runs could reach outside of the sandbox. Times are
-    in seconds.
+    tier of what was run, `openings` what those runs could reach outside of the sandbox. `cause`
+    says why it is INCONCLUSIVE. `test_control` are the changed paths that steer the tests. Times
+    are in seconds.
     """
 
     outcome: Outcome
@@ -169,6 +231,8 @@ class Verdict:
     author: Author | None = None
     isolation: str = Tier.NONE
     openings: tuple[str, ...] = ()
+    cause: Cause | None = None
+    test_control: tuple[str, ...] = ()
     environment: str = ""
     engine_version: str = ""
     elapsed_s: float = 0.0
@@ -204,30 +268,41 @@ class Verdict:
             author = fields.get("author")
             fields["author"] = None if author is None else Author(**author)
             fields["steps"] = tuple(_step(step) for step in fields["steps"])
-            for name in ("changed_paths", "openings"):
-                fields[name] = tuple(fields[name])
+            for name in ("changed_paths", "openings", "test_control"):
+                fields[name] = tuple(fields.get(name, ()))
+            fields["cause"] = _optional(Cause, fields.get("cause"))
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a verdict: {error}") from error
 
 
-def judge(steps: Sequence[StepResult]) -> tuple[Outcome, str, str | None]:
-    """Return the outcome that `steps` prove together, the reason in a sentence, and a hint.
+class Judgement(NamedTuple):
+    """What steps prove together, the reason in a sentence, and a hint."""
+
+    outcome: Outcome
+    reason: str
+    hint: str | None = None
+    cause: Cause | None = None
+
+
+def judge(steps: Sequence[StepResult]) -> Judgement:
+    """Return what `steps` prove together.
 
     The worst outcome counts: REJECTED, then FAILED, then INCONCLUSIVE. Without a step nothing is
     proved, so the outcome is INCONCLUSIVE.
     """
     if not steps:
-        return (
+        return Judgement(
             Outcome.INCONCLUSIVE,
             "the strategy has no steps, so nothing was proved",
             "choose a strategy with steps: `sandbox-engine strategies` lists them",
+            Cause.UNPROVED,
         )
     for outcome in (Outcome.REJECTED, Outcome.FAILED, Outcome.INCONCLUSIVE):
         for step in steps:
             if step.outcome is outcome:
-                return outcome, f"{step.name}: {step.reason}", step.hint
-    return Outcome.PASSED, _evidence(steps), None
+                return Judgement(outcome, f"{step.name}: {step.reason}", step.hint, step.cause)
+    return Judgement(Outcome.PASSED, _evidence(steps))
 
 
 def _evidence(steps: Iterable[StepResult]) -> str:
@@ -246,9 +321,11 @@ def _listed(record: dict[str, Any]) -> dict[str, Any]:
     plain = {
         key: list(value) if isinstance(value, tuple) else value for key, value in record.items()
     }
-    plain["outcome"] = str(plain["outcome"])
+    for key, value in plain.items():
+        if isinstance(value, enum.StrEnum):
+            plain[key] = str(value)
     if "tests" in plain:
-        plain["tests"] = [{**test, "outcome": str(test["outcome"])} for test in plain["tests"]]
+        plain["tests"] = [_listed(test) for test in plain["tests"]]
     return plain
 
 
@@ -257,14 +334,27 @@ def _findings(records: Iterable[dict[str, Any]]) -> tuple[Finding, ...]:
 
 
 def _step(record: dict[str, Any]) -> StepResult:
-    tests = tuple(
-        TestRecord(**{**test, "outcome": TestOutcome(test["outcome"])}) for test in record["tests"]
-    )
     return StepResult(
         **{
             **record,
             "outcome": Outcome(record["outcome"]),
+            "cause": _optional(Cause, record.get("cause")),
             "findings": _findings(record["findings"]),
-            "tests": tests,
+            "tests": tuple(map(_test, record["tests"])),
         }
     )
+
+
+def _test(record: dict[str, Any]) -> TestRecord:
+    return TestRecord(
+        **{
+            **record,
+            "outcome": _optional(TestOutcome, record["outcome"]),
+            "category": _optional(Category, record.get("category")),
+            "base": _optional(TestOutcome, record.get("base")),
+        }
+    )
+
+
+def _optional(kind: type[_Word], value: str | None) -> _Word | None:
+    return None if value is None else kind(value)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from sandbox_engine.verdict import (
+    Cause,
     CommitId,
     Outcome,
     StepResult,
@@ -22,16 +23,17 @@ VERDICT = Verdict(Outcome.FAILED, "S", CommitId("c" * 40), TreeId("b" * 40), Tre
 
 
 def test_the_worst_step_decides() -> None:
-    assert judge([PASSED]) == (Outcome.PASSED, "syntax: 2 changed files checked", None)
-    assert judge([PASSED, FAILED, UNSURE]) == (Outcome.FAILED, "pytest: 1 test failed", "read it")
+    assert judge([PASSED])[:3] == (Outcome.PASSED, "syntax: 2 changed files checked", None)
+    judged = judge([PASSED, FAILED, UNSURE])
+    assert judged[:3] == (Outcome.FAILED, "pytest: 1 test failed", "read it")
     assert judge([UNSURE, PASSED])[0] is Outcome.INCONCLUSIVE
 
 
 def test_nothing_run_is_nothing_proved() -> None:
-    outcome, reason, hint = judge([])
+    outcome, reason, hint, cause = judge([])
     assert outcome is Outcome.INCONCLUSIVE
     assert "nothing was proved" in reason
-    assert hint
+    assert hint and cause is Cause.UNPROVED
 
 
 def test_the_evidence_counts_tests() -> None:
