@@ -1,6 +1,7 @@
 """What is remembered between runs, in one SQLite file per store.
 
-Verdicts are kept by (tree, base tree, recipe, environment). The file is a cache: damaged, or
+Verdicts are kept by (tree, base tree, recipe, environment), and so is what the tests of a base
+do, by (base tree, recipe, arguments, environment). The file is a cache: damaged, or
 written by another version, it is set aside and made anew, and nothing but time is lost.
 """
 
@@ -10,19 +11,23 @@ import json
 import sqlite3
 import threading
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sandbox_engine.delta import BaseTests
 from sandbox_engine.errors import DiskFullError, SandboxBusyError, SandboxError
 from sandbox_engine.verdict import TreeId, Verdict
 
-_VERSION = 1
+_VERSION = 2
 _VERDICTS_KEPT = 10_000
+_BASES_KEPT = 100
 _BUSY_S = 10.0
 _TABLES = (
     "CREATE TABLE verdict (key TEXT PRIMARY KEY, outcome TEXT NOT NULL, record TEXT NOT NULL, "
     "kept REAL NOT NULL)",
+    "CREATE TABLE base (key TEXT PRIMARY KEY, record BLOB NOT NULL, kept REAL NOT NULL)",
     "CREATE TABLE note (key TEXT PRIMARY KEY, record TEXT NOT NULL)",
 )
 
@@ -78,6 +83,25 @@ class Cache:
             "DELETE FROM verdict WHERE key IN "
             "(SELECT key FROM verdict ORDER BY kept DESC LIMIT -1 OFFSET ?)",
             (_VERDICTS_KEPT,),
+        )
+
+    def find_base(self, key: str) -> BaseTests | None:
+        """Return what is known of the tests of a base, or None."""
+        rows = self._run("SELECT record FROM base WHERE key = ?", (key,))
+        try:
+            return BaseTests.from_json(json.loads(zlib.decompress(rows[0][0]))) if rows else None
+        except (ValueError, TypeError, KeyError, zlib.error):
+            return None
+
+    def keep_base(self, key: str, tests: BaseTests) -> None:
+        """Keep what is known of the tests of a base; the oldest beyond the limit are dropped."""
+        record = json.dumps(tests.to_json(), separators=(",", ":")).encode()
+        values = (key, zlib.compress(record, 1), time.time())
+        self._run("INSERT OR REPLACE INTO base VALUES (?, ?, ?)", values)
+        self._run(
+            "DELETE FROM base WHERE key IN "
+            "(SELECT key FROM base ORDER BY kept DESC LIMIT -1 OFFSET ?)",
+            (_BASES_KEPT,),
         )
 
     def note(self, key: str) -> Any:
@@ -143,7 +167,7 @@ def _make_tables(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version != _VERSION:
-        for name in ("verdict", "note"):
+        for name in ("verdict", "base", "note"):
             connection.execute(f"DROP TABLE IF EXISTS {name}")
         for statement in _TABLES:
             connection.execute(statement)

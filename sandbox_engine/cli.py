@@ -144,6 +144,26 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "full", "landlock", "none"),
         help="how far runs are kept from all else (auto: the best that there is)",
     )
+    parser.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="fixed:NODEID",
+        help="a test that fails on the base and has to pass (repeatable)",
+    )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="node ids, as *, ? and [] match them, of tests that have to be there and pass "
+        "(repeatable)",
+    )
+    parser.add_argument(
+        "--allow-test-changes",
+        action="store_true",
+        help="the patch may change what the tests prove",
+    )
     parser.add_argument("--no-cache", action="store_true", help="judge again what is known")
     _output_argument(parser)
 
@@ -159,6 +179,9 @@ def _validate(options: argparse.Namespace) -> int:
         strategy=options.strategy,
         format=options.format,
         match=options.match,
+        require=options.require,
+        keep=options.keep,
+        allow_test_changes=options.allow_test_changes,
         use_cache=not options.no_cache,
     )
     if options.output == "json":

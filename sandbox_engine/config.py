@@ -14,17 +14,27 @@ import difflib
 import os
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sandbox_engine.errors import ConfigError, UsageError
 from sandbox_engine.process import Limits
-from sandbox_engine.recipe import DEFAULT_STRATEGY, STRATEGIES, Policy, Recipe, Step, StepKind
+from sandbox_engine.recipe import (
+    DEFAULT_STRATEGY,
+    STRATEGIES,
+    Demands,
+    Policy,
+    Recipe,
+    Step,
+    StepKind,
+)
 from sandbox_engine.verdict import Tier
 
 ENVIRONMENT_PREFIX = "SANDBOX_ENGINE_"
+_FIXED = "fixed:"
+_DEMANDS = ("require", "keep", "allow_test_changes", "max_new_skips")
 AUTO = "auto"
 """The isolation that stands for the best tier that there is."""
 
@@ -50,7 +60,8 @@ class Config:
     tests need; `env` names variables that they may see; `source_roots` are the folders that hold
     top-level packages, `""` for the tree itself. `isolation` is `auto`, for the best that there
     is, or a tier; with less than `min_isolation` nothing is run. `readable` are folders that runs
-    may read beside those that every run needs. Times are in seconds.
+    may read beside those that every run needs. What `reruns` and `max_new_skips` are, `Recipe` and
+    `Demands` tell. Times are in seconds.
     """
 
     strategy: str = DEFAULT_STRATEGY
@@ -71,6 +82,8 @@ class Config:
     disk_bytes: int = _DEFAULTS.disk_bytes
     inodes: int = _DEFAULTS.inodes
     output_bytes: int = _DEFAULTS.output_bytes
+    reruns: int = 2
+    max_new_skips: float = 0.0
     xdist_after_s: float = 10.0
     slots: int = 8
     lease_wait_s: float = 600.0
@@ -102,11 +115,16 @@ class Config:
         """What a run may use where its strategy does not say otherwise."""
         return Limits(**{name: getattr(self, key) for key, name in _LIMITS.items()})
 
-    def _completed(self, recipe: Recipe, limits: Limits | None = None) -> Recipe:
+    def _completed(
+        self, recipe: Recipe, limits: Limits | None = None, demands: Demands | None = None
+    ) -> Recipe:
+        shipped = dataclasses.replace(recipe.demands, max_new_skips=self.max_new_skips)
         return dataclasses.replace(
             recipe,
             limits=limits or self.limits,
             policy=Policy(self.max_file_bytes, self.syntax_exclude),
+            demands=demands or shipped,
+            reruns=self.reruns,
             xdist_after_s=self.xdist_after_s,
         )
 
@@ -223,6 +241,9 @@ def _texts(source: str, key: str, value: Any) -> tuple[str, ...]:
     raise _wrong(source, key, "a list of texts")
 
 
+_MAY_BE_ZERO = ("reruns", "max_new_skips")
+
+
 def _number(source: str, key: str, kind: str, value: Any) -> int | float:
     wanted: type[int] | type[float] = int if kind == "int" else float
     is_cut = wanted is int and isinstance(value, float) and not value.is_integer()
@@ -231,8 +252,11 @@ def _number(source: str, key: str, kind: str, value: Any) -> int | float:
             number = wanted(value)
         except (ValueError, OverflowError):
             number = -1
-        if number > 0 and number == number and number != float("inf"):
+        least_is_met = number >= 0 if key in _MAY_BE_ZERO else number > 0
+        if least_is_met and number != float("inf") and not (key == "max_new_skips" and number > 1):
             return number
+    if key == "max_new_skips":
+        raise _wrong(source, key, "a share from 0 to 1")
     raise _wrong(source, key, "a positive whole number" if kind == "int" else "a positive number")
 
 
@@ -240,16 +264,15 @@ def _strategy(name: str, table: Any, config: Config, source: str) -> Recipe:
     key = f"strategies.{name}"
     if not isinstance(table, dict) or "steps" not in table:
         raise _wrong(source, key, "a table with `steps`")
-    known = ("steps", "description", "network", "writable", *_LIMITS)
+    known = (*("steps", "description", "network", "writable"), *_DEMANDS, *_LIMITS)
     for unknown in table.keys() - set(known):
         raise ConfigError(
             f"`{source}` sets `{key}.{unknown}`, which is no setting of a strategy",
             remedy=f"a strategy has {', '.join(known)}",
         )
     limits = _apply(config, {k: v for k, v in table.items() if k in _LIMITS}, source).limits
-    network, writable = table.get("network", False), _texts(source, key, table.get("writable", []))
-    if not isinstance(network, bool):
-        raise _wrong(source, f"{key}.network", "true or false")
+    network = _flag(source, f"{key}.network", table.get("network", False))
+    writable = _texts(source, f"{key}.writable", table.get("writable", []))
     _refuse_relative(source, f"{key}.writable", writable)
     steps = table["steps"]
     if not isinstance(steps, list):
@@ -261,7 +284,34 @@ def _strategy(name: str, table: Any, config: Config, source: str) -> Recipe:
         network=network,
         writable=writable,
     )
-    return config._completed(recipe, limits)
+    return config._completed(recipe, limits, _demands(table, key, config, source))
+
+
+def _demands(table: Mapping[str, Any], key: str, config: Config, source: str) -> Demands:
+    share = {k: v for k, v in table.items() if k == "max_new_skips"}
+    return Demands(
+        required(_texts(source, f"{key}.require", table.get("require", [])), f"`{source}`: {key}"),
+        _texts(source, f"{key}.keep", table.get("keep", [])),
+        _flag(source, f"{key}.allow_test_changes", table.get("allow_test_changes", False)),
+        _apply(config, share, source).max_new_skips,
+    )
+
+
+def required(words: Iterable[str], source: str) -> tuple[str, ...]:
+    """Return the node ids of `fixed:NODEID` words; raise UsageError for another word."""
+    for word in words:
+        if not word.removeprefix(_FIXED) or not word.startswith(_FIXED):
+            raise UsageError(
+                f"{source} requires `{word}`, which is nothing that can be required",
+                remedy=f"write `{_FIXED}` and the node id of a test that fails without the patch",
+            )
+    return tuple(word.removeprefix(_FIXED) for word in words)
+
+
+def _flag(source: str, key: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _wrong(source, key, "true or false")
 
 
 def _refuse_relative(source: str, key: str, folders: tuple[str, ...]) -> None:

@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_engine import carry, git, promotion, store, tree
 from sandbox_engine.cache import Cache, Key
-from sandbox_engine.config import Config, load_config
+from sandbox_engine.config import Config, load_config, required
 from sandbox_engine.errors import DiskFullError, PatchError, UsageError
 from sandbox_engine.folder import read_folder
 from sandbox_engine.isolation import View
@@ -22,7 +23,7 @@ from sandbox_engine.run import Run
 from sandbox_engine.sandbox import Setup
 from sandbox_engine.slot_sandbox import SlotSandbox, open_slot
 from sandbox_engine.tree import CandidateTree, build_tree
-from sandbox_engine.verdict import Author, CommitId, Finding, Outcome, Tier, Verdict, judge
+from sandbox_engine.verdict import Author, Cause, CommitId, Finding, Outcome, Tier, Verdict, judge
 from sandbox_engine.version import VERSION
 
 if TYPE_CHECKING:
@@ -68,19 +69,28 @@ class Engine:
         strategy: str | None = None,
         format: str | None = None,
         match: str = Match.DEFAULT,
+        require: Sequence[str] = (),
+        keep: Sequence[str] = (),
+        allow_test_changes: bool = False,
         use_cache: bool = True,
     ) -> Verdict:
         """Return the verdict on `patch` applied to `base`.
 
         `patch` is its text, or the path of a file, or of a folder that is laid over the tree.
         `match` says how far an edit may be from the file's text: `exact`, `default` or `fuzzy`.
+        Beside what the strategy demands, each `fixed:NODEID` of `require` must be red without the
+        patch and green with it, and every test whose node id is like one of `keep` be green.
+        With `allow_test_changes` the patch may change what the tests prove.
 
         A patch that is wrong gives a verdict, never an exception. Raise UsageError for a base, a
         strategy or a match that does not exist, and another SandboxError when the world is
         broken: no interpreter, no space, no free sandbox.
         """
         try:
-            return self._validate(patch, base, strategy, format, match, use_cache=use_cache)
+            recipe = self.config.recipe(strategy).demanding(
+                required(require, "the caller"), tuple(keep), allow_test_changes=allow_test_changes
+            )
+            return self._validate(patch, base, recipe, format, match, use_cache=use_cache)
         except OSError as error:
             raise git.foreign_failure(error, "the patch cannot be judged") from error
 
@@ -88,7 +98,7 @@ class Engine:
         self,
         patch: str | bytes | Path,
         base: str,
-        strategy: str | None,
+        recipe: Recipe,
         format: str | None,
         match: str,
         *,
@@ -97,7 +107,6 @@ class Engine:
         started = time.monotonic()
         if not self.store.database.parent.is_dir() or not self.store.git_dir.is_dir():
             self._open()
-        recipe = self.config.recipe(strategy)
         commit, base_tree = git.resolve_commit(self.repository, base)
         try:
             edits = _edits_of(patch, format)
@@ -132,6 +141,7 @@ class Engine:
                     blank,
                     outcome=Outcome.INCONCLUSIVE,
                     reason="the patch is applied already: it changes nothing, so nothing was run",
+                    cause=Cause.UNPROVED,
                 )
             return _rejected(
                 blank,
@@ -147,6 +157,7 @@ class Engine:
                 f"`min_isolation` asks for `{least}`",
                 hint="`sandbox-engine doctor` tells what is missing and how to get it",
                 isolation=run.tier,
+                cause=Cause.INFRA,
             )
         key = Key(candidate.id, candidate.base_tree, recipe.fingerprint(), run.environment)
         if use_cache and (known := self.cache.find(key)):
@@ -162,7 +173,7 @@ class Engine:
             verdict = dataclasses.replace(
                 blank, **judged._asdict(), steps=results,
                 isolation=run.tier, openings=recipe.openings if run.runs_something else (),
-                environment=run.environment,
+                environment=run.environment, test_control=run.test_control(results),
             )  # fmt: skip
             with contextlib.suppress(DiskFullError):
                 # It is right even if it cannot be remembered.

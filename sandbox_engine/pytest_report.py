@@ -47,6 +47,7 @@ class PytestReport:
     modules: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     sources: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
+    patched: tuple[str, ...] = ()
     torn: str | None = None
 
 

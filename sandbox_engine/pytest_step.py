@@ -1,18 +1,16 @@
 """pytest in a sandbox, and what its report proves.
 
-PASSED needs a session that ended, a test that ran, none that failed, and every first-party module
-from inside the sandbox. Exit codes and output are claims by the code under test; the report comes
-over a pipe from our own plugin (docs/adr/0003-proof-over-a-pipe.md).
+A session proves something when it ended, and every first-party module came from inside the
+sandbox. Exit codes and output are claims by the code under test; the report comes over a pipe from
+our own plugin (docs/adr/0003-proof-over-a-pipe.md). What its tests say of a patch is `trial`'s.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from sandbox_engine.interpreter import Interpreter
 from sandbox_engine.process import Completed, Limits, Stop
 from sandbox_engine.pytest_report import PytestReport, ReportReader
 from sandbox_engine.sandbox import Sandbox
-from sandbox_engine.verdict import Finding, Outcome, StepResult, TestOutcome, TestRecord
+from sandbox_engine.verdict import Cause, Finding
 
 REPORT_ENV = "SANDBOX_ENGINE_REPORT_FD"
 SETTINGS_ENV = "SANDBOX_ENGINE_PROBE"
@@ -67,28 +65,75 @@ class Session:
         return [folder for folder in real if folder.startswith(top + os.sep)]
 
 
-def run_pytest(
-    name: str, sandbox: Sandbox, session: Session, arguments: Sequence[str], limits: Limits
-) -> tuple[StepResult, PytestReport]:
-    """Run pytest with `arguments`; return what it proves and the report that proves it.
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why a session proves nothing, what to do, and where it shows."""
 
-    Under xdist a red test counts only if it is red alone too: not every suite may be split. A
-    session that did not start is tried once more.
+    reason: str
+    hint: str
+    cause: Cause
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One session of pytest: how it ended, what it told, and why it may prove nothing."""
+
+    done: Completed
+    report: PytestReport
+    doubt: Doubt | None
+
+    @property
+    def is_red(self) -> bool:
+        return bool(self.red)
+
+    @property
+    def red(self) -> frozenset[str]:
+        """The ids of the tests that failed, and of the files that could not be collected."""
+        records = (*self.report.collect_errors, *self.report.tests)
+        return frozenset(record.node_id for record in records if record.is_red)
+
+
+def observe(
+    sandbox: Sandbox,
+    session: Session,
+    arguments: Sequence[str],
+    limits: Limits,
+    *,
+    only: Sequence[str] | None = None,
+    expected: Set[str] = frozenset(),
+) -> Observed:
+    """Run pytest with `arguments`, of `only` these tests where they are given.
+
+    Under xdist a test that is red and not `expected` to be counts only if it is red alone too: not
+    every suite may be split. A session that did not start is tried once more.
     """
-    started = time.monotonic()
-    done, report = _run(sandbox, session, arguments, session.workers, limits)
-    result = judge_session(name, done, report, sandbox, session, limits)
-    if session.workers and result.outcome is not Outcome.PASSED:
+    workers = 0 if only is not None else session.workers
+    seen = _observed(sandbox, session, arguments, limits, workers, only)
+    if workers and (seen.doubt is not None or not seen.red <= expected):
         sandbox.restore()
-        done, report = _run(sandbox, session, arguments, 0, limits)
-        result = judge_session(name, done, report, sandbox, session, limits)
-    if not report.started and done.stop is None:
+        seen = _observed(sandbox, session, arguments, limits, 0, only)
+    if not seen.report.started and seen.done.stop is None:
         sandbox.restore()
-        done, report = _run(sandbox, session, arguments, 0, limits)
-        result = judge_session(name, done, report, sandbox, session, limits)
-    elapsed_s = time.monotonic() - started
-    session.learn(report.sources, report.rewritten)
-    return dataclasses.replace(result, elapsed_s=elapsed_s), report
+        seen = _observed(sandbox, session, arguments, limits, 0, only)
+    session.learn(seen.report.sources, seen.report.rewritten)
+    return seen
+
+
+def _observed(
+    sandbox: Sandbox,
+    session: Session,
+    arguments: Sequence[str],
+    limits: Limits,
+    workers: int,
+    only: Sequence[str] | None,
+) -> Observed:
+    done, report = _run(sandbox, session, arguments, workers, limits)
+    doubt = _doubt(done, report, limits)
+    if doubt is None:
+        strangers = outside_modules(report.modules, sandbox.root, session, sandbox.real)
+        doubt = _not_the_patched_code(strangers) if strangers else None
+    return Observed(done, report, doubt)
 
 
 def _run(
@@ -104,6 +149,9 @@ def _run(
             # Without settings in the tree pytest would look into the folder above too.
             f"--confcutdir={sandbox.root}",
             "--color=no",
+            # One error or failure must not hide what the other tests would have told.
+            "--continue-on-collection-errors",
+            "--maxfail=0",
             *parallel,
             *arguments,
         ],
@@ -130,80 +178,38 @@ def _settings(sandbox: Sandbox, session: Session) -> str:
     )
 
 
-def judge_session(
-    name: str,
-    done: Completed,
-    report: PytestReport,
-    sandbox: Sandbox,
-    session: Session,
-    limits: Limits,
-) -> StepResult:
-    """Return what the session proves; anything short of a proof is INCONCLUSIVE."""
-    output = tail(done)
-    doubt = _doubt(done, report, limits)
-    if doubt is not None:
-        reason, hint = doubt
-        return StepResult(
-            name, Outcome.INCONCLUSIVE, reason=reason, hint=hint, tests=report.tests,
-            output=output, recurs=False,
-        )  # fmt: skip
-    strangers = outside_modules(report.modules, sandbox.root, session, sandbox.real)
-    if strangers:
-        return _not_the_patched_code(name, strangers, report, output)
-    red = [test for test in (*report.collect_errors, *report.tests) if test.is_red]
-    tests = (*report.collect_errors, *report.tests)
-    if red or done.code == 1:
-        return StepResult(
-            name, Outcome.FAILED, reason=_failed(red, len(tests)), hint=_FAILED_HINT,
-            tests=tests, output=output,
-        )  # fmt: skip
-    return StepResult(name, Outcome.PASSED, tests=tests, output=output)
-
-
-_FAILED_HINT = "the assertion texts above say what each test expected"
-
-
-def _failed(red: Sequence[TestRecord], total: int) -> str:
-    if not red:
-        return "pytest exited with 1 although no test failed, as a coverage gate does"
-    named = ", ".join(test.node_id for test in red[:_NAMED])
-    more = f" and {len(red) - _NAMED} more" if len(red) > _NAMED else ""
-    return f"{len(red)} of {total} tests failed: {named}{more}"
-
-
-def _doubt(done: Completed, report: PytestReport, limits: Limits) -> tuple[str, str] | None:
-    """Return why the session proves nothing and what to do, or None when it can be judged."""
+def _doubt(done: Completed, report: PytestReport, limits: Limits) -> Doubt | None:
+    """Return why the session proves nothing, or None when its tests can be judged."""
     if done.stop is not None:
-        return stopped(done, limits)
+        cause = Cause.INFRA if done.stop in (Stop.DISK, Stop.INODES) else Cause.LIMIT
+        return Doubt(*stopped(done, limits), cause)
     if report.torn is not None:
-        return (
+        return Doubt(
             f"the report from the test session cannot be trusted: {report.torn}",
             "tests must not write to descriptors that they did not open",
+            Cause.UNTRUSTED,
         )
     if not report.started:
-        return f"pytest did not start ({ended(done)}){_last_line(done)}", _START_HINT
+        reason = f"pytest did not start ({ended(done)}){_last_line(done)}"
+        return Doubt(reason, _START_HINT, Cause.INFRA)
     if not report.ended or report.exit_code != done.code:
-        return (
+        return Doubt(
             f"the test session did not end properly ({ended(done)})",
             "look for a crash, or for a call of `os._exit`, in the output",
+            Cause.UNTRUSTED,
         )
     if done.code not in (0, 1, 2, 5):
-        return f"pytest could not run the tests ({ended(done)}){_last_line(done)}", _START_HINT
-    if report.collect_errors:
-        return None
-    if done.code == 2:
-        return "the test session was interrupted", "look for the cause in the output"
-    if not any(test.outcome in _RAN for test in report.tests):
-        return "no test ran, so nothing was proved", "check `testpaths` and the step's arguments"
-    if done.code == 0 and report.collected is not None and len(report.tests) < report.collected:
-        return (
-            f"{report.collected} tests were collected and only {len(report.tests)} reported",
-            "look for a crash in the output",
+        reason = f"pytest could not run the tests ({ended(done)}){_last_line(done)}"
+        return Doubt(reason, _START_HINT, Cause.INFRA)
+    if done.code == 2 and not report.collect_errors:
+        return Doubt(
+            "the test session was interrupted",
+            "look for the cause in the output",
+            Cause.UNTRUSTED,
         )
     return None
 
 
-_RAN = (TestOutcome.PASSED, TestOutcome.FAILED, TestOutcome.ERROR)
 _START_HINT = (
     "run the same tests without the patch; an option or plugin that the project's configuration "
     "names may not be installed in this interpreter's environment"
@@ -321,25 +327,19 @@ def _is_at_its_place(name: str, real: str) -> bool:
     return tail[-len(name.split(".")) :] == name.split(".")
 
 
-def _not_the_patched_code(
-    name: str, strangers: Sequence[tuple[str, str]], report: PytestReport, output: str
-) -> StepResult:
+def _not_the_patched_code(strangers: Sequence[tuple[str, str]]) -> Doubt:
     findings = tuple(
         Finding("outside-module", f"`{module}` was loaded from `{file}`", path=file)
         for module, file in strangers[:_NAMED]
     )
     module, file = strangers[0]
     more = f", and {len(strangers) - 1} more," if len(strangers) > 1 else ""
-    return StepResult(
-        name,
-        Outcome.INCONCLUSIVE,
-        reason=f"the tests did not run on the patched code: `{module}`{more} came from `{file}`",
-        hint="name the folders that hold the packages in `source_roots`, so that the sandbox's "
+    return Doubt(
+        f"the tests did not run on the patched code: `{module}`{more} came from `{file}`",
+        "name the folders that hold the packages in `source_roots`, so that the sandbox's "
         "copy is imported instead of the installed one",
-        findings=findings,
-        tests=report.tests,
-        output=output,
-        recurs=False,
+        Cause.UNTRUSTED,
+        findings,
     )
 
 
@@ -347,9 +347,3 @@ def tail(done: Completed) -> str:
     """Return the end of what a run wrote, standard error last."""
     text = (done.stdout + done.stderr).decode("utf-8", "replace")
     return text[-_OUTPUT_SHOWN:]
-
-
-def without_tests(files: Iterable[str], report: PytestReport) -> list[str]:
-    """Return those of `files` from which the session collected no test."""
-    collected = {node_id.split("::")[0] for node_id in report.ids}
-    return [file for file in files if file not in collected]

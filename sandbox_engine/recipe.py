@@ -105,6 +105,19 @@ class Recipe:
             *(f"writes {path}" for path in self.writable),
         )
 
+    def demanding(
+        self, fixed: tuple[str, ...], keep: tuple[str, ...], *, allow_test_changes: bool
+    ) -> Recipe:
+        """Return the recipe with more demands."""
+        own = self.demands
+        demands = Demands(
+            (*own.fixed, *fixed),
+            (*own.keep, *keep),
+            own.allow_test_changes or allow_test_changes,
+            own.max_new_skips,
+        )
+        return dataclasses.replace(self, demands=demands)
+
     def fingerprint(self) -> str:
         """Return a digest of everything that decides what a run of this recipe finds."""
         return self._digest("name", "description", "xdist_after_s")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sandbox_engine.verdict import EditRecord, Finding, Outcome, StepResult, TestRecord, Verdict
+from sandbox_engine.delta import newly_skipped
+from sandbox_engine.verdict import (
+    Category,
+    EditRecord,
+    Finding,
+    Outcome,
+    StepResult,
+    TestRecord,
+    Verdict,
+)
 
 _TESTS_SHOWN = 10
 _LINES_SHOWN = 30
@@ -38,6 +47,8 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     yield f"strategy  {verdict.strategy}{_isolation(verdict)}"
     if verdict.changed_paths:
         yield f"changed   {_shortened(verdict.changed_paths)}"
+    if verdict.test_control:
+        yield f"test-control {_shortened(verdict.test_control)}"
     steps = ", ".join(f"{step.name} {step.elapsed_s:.2f} s" for step in verdict.steps)
     yield f"time      {verdict.elapsed_s:.2f} s{f' ({steps})' if steps else ''}"
 
@@ -93,21 +104,51 @@ def _place(finding: Finding) -> str:
 
 
 def _step(step: StepResult) -> Iterator[str]:
-    if step.outcome is Outcome.PASSED:
-        return
-    yield from _findings(step.findings)
-    for test in step.red_tests[:_TESTS_SHOWN]:
-        yield from _test(test)
-    if len(step.red_tests) > _TESTS_SHOWN:
-        yield f"  and {len(step.red_tests) - _TESTS_SHOWN} more"
-    if not step.red_tests and step.output:
-        yield ""
-        yield f"  the end of its output ({step.name}):"
-        yield from (f"    {line}" for line in step.output.rstrip().split("\n")[-_LINES_SHOWN:])
+    if step.outcome is not Outcome.PASSED:
+        yield from _findings(step.findings)
+        shown = _shown(step)
+        for test in shown[:_TESTS_SHOWN]:
+            yield from _test(test)
+        if len(shown) > _TESTS_SHOWN:
+            yield f"  and {len(shown) - _TESTS_SHOWN} more"
+        if not shown and step.output:
+            yield ""
+            yield f"  the end of its output ({step.name}):"
+            yield from (f"    {line}" for line in step.output.rstrip().split("\n")[-_LINES_SHOWN:])
+    yield from _told(step)
+
+
+def _shown(step: StepResult) -> list[TestRecord]:
+    """Return the tests whose messages are shown: those that are blamed, else all red ones."""
+    blamed = [test for test in step.red_tests if test.category and test.category.is_blamed]
+    return blamed or [test for test in step.red_tests if test.category is None]
+
+
+def _told(step: StepResult) -> Iterator[str]:
+    """Yield a line for each kind of test that a reader should know of, whatever the outcome."""
+    kinds: dict[str, list[str]] = {str(category): [] for category in _TOLD}
+    for test in step.tests:
+        if test.category in _TOLD:
+            kinds[str(test.category)].append(test.node_id)
+    kinds["skipped now"] = [test.node_id for test in newly_skipped(step.tests)]
+    for kind, nodes in kinds.items():
+        if nodes:
+            yield ""
+            yield f"  {kind}: {_shortened(tuple(nodes))}"
+
+
+_TOLD = (
+    Category.FIXED,
+    Category.TAMPERED,
+    Category.VANISHED,
+    Category.REMOVED,
+    Category.FLAKY,
+    Category.PRE_EXISTING,
+)
 
 
 def _test(test: TestRecord) -> Iterator[str]:
     yield ""
-    yield f"  {test.outcome} {test.node_id}"
+    yield f"  {test.category or test.outcome} {test.node_id}"
     if test.message:
         yield from (f"    {line}" for line in test.message.rstrip().split("\n")[-_LINES_SHOWN:])

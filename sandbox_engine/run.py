@@ -6,17 +6,30 @@ A rejected or a known candidate asks for little of it, and so costs little.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 
-from sandbox_engine import carry, compiled, containment, isolation, tree
+from sandbox_engine import (
+    carry,
+    compiled,
+    containment,
+    control,
+    delta,
+    isolation,
+    pytest_step,
+    tree,
+    trial,
+)
 from sandbox_engine.cache import Cache
 from sandbox_engine.carry import Carried
 from sandbox_engine.config import Config
-from sandbox_engine.errors import SandboxError
+from sandbox_engine.delta import BaseTests
+from sandbox_engine.errors import DiskFullError, SandboxBusyError, SandboxError
 from sandbox_engine.interpreter import (
     Interpreter,
     choose_interpreter,
@@ -26,14 +39,16 @@ from sandbox_engine.interpreter import (
 from sandbox_engine.isolation import Obstacle, View, is_below
 from sandbox_engine.layer_sandbox import open_layers
 from sandbox_engine.patch import File
-from sandbox_engine.pytest_step import PYTEST_NEEDS, Session
+from sandbox_engine.pytest_step import PYTEST_NEEDS, Doubt, Observed, Session
 from sandbox_engine.recipe import Recipe
 from sandbox_engine.sandbox import Sandbox, Setup, allowed_variables
 from sandbox_engine.slot_sandbox import open_slot
+from sandbox_engine.stage import Stage
 from sandbox_engine.steps import RUNNING, Bench, run_steps
 from sandbox_engine.store import Store, commit_candidate, tags_signature
 from sandbox_engine.tree import CandidateTree
-from sandbox_engine.verdict import StepResult, Tier
+from sandbox_engine.trial import Court, Observe
+from sandbox_engine.verdict import StepResult, Tier, TreeId
 from sandbox_engine.version import VERSION
 
 
@@ -49,6 +64,7 @@ class Run:
         self._top = store.repository.top
         self._candidate = candidate
         self._recipe = recipe
+        self._others: dict[TreeId, Run] = {}
 
     @functools.cached_property
     def interpreter(self) -> Interpreter:
@@ -140,23 +156,99 @@ class Run:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def steps(self) -> tuple[StepResult, ...]:
-        """Run the recipe's steps, in a sandbox if one of them needs it."""
-        with contextlib.ExitStack() as leases:
-            opened: list[Sandbox] = []
+        """Run the recipe's steps, in sandboxes that are opened when one of them needs it."""
+        with Stage(self._open_at, self._search_path, self._recipe.limits) as stage:
+            observe = functools.partial(self._observe, stage)
+            court = Court(
+                self._candidate,
+                self._recipe,
+                observe,
+                lambda arguments: self._known(observe, arguments),
+                self._learn,
+                lambda: self._session.first_party | self._session.near,
+                self._read,
+                functools.partial(tree.restored, self._store, self._candidate),
+            )
+            return run_steps(Bench(court, stage))
 
-            def sandbox() -> Sandbox:
-                if not opened:
-                    opened.append(leases.enter_context(self.open_sandbox()))
-                return opened[0]
+    def test_control(self, results: Iterable[StepResult]) -> tuple[str, ...]:
+        """Return those of the changed paths that steer the tests, as text that is safe to show."""
+        collected = {delta.file_of(test.node_id) for step in results for test in step.tests}
+        before, after = self._candidate.before, self._candidate.after
+        found = control.find_control(before, after, collected, PYTEST_NEEDS, self._read)
+        return tuple(path.decode("utf-8", "backslashreplace") for path in found)
 
-            session = functools.cache(self._session)
-            bench = Bench(
-                self._candidate, self._recipe, sandbox, session,
-                lambda: self._search_path(sandbox()), self._read,
-            )  # fmt: skip
-            results = run_steps(bench)
-        self._note_duration(results)
-        return results
+    def _open_at(self, where: CandidateTree) -> AbstractContextManager[Sandbox]:
+        return self._at(where).open_sandbox()
+
+    def _observe(
+        self,
+        stage: Stage,
+        where: CandidateTree,
+        arguments: Sequence[str],
+        *,
+        only: Sequence[str] | None = None,
+        expected: Set[str] = frozenset(),
+    ) -> Observed:
+        with stage.session(where) as sandbox:
+            # Only now are the objects of the tree written.
+            session = self._at(where)._session
+            seen = pytest_step.observe(
+                sandbox, session, arguments, self._recipe.limits, only=only, expected=expected
+            )
+        if only is None and not session.workers and seen.doubt is None and seen.report.tests:
+            # A run under xdist does not tell how long the tests take alone.
+            self._cache.set_note(self._duration_key, seen.done.elapsed_s)
+        return seen
+
+    def _at(self, candidate: CandidateTree) -> Run:
+        """Return the run of another candidate under the same recipe."""
+        if candidate.id == self._candidate.id:
+            return self
+        if candidate.id not in self._others:
+            run = Run(self._store, self._cache, self._config, candidate, self._recipe)
+            self._others[candidate.id] = run
+        return self._others[candidate.id]
+
+    def _known(self, observe: Observe, arguments: Sequence[str]) -> BaseTests | Doubt:
+        """Return what the base's tests do; several that want to know wait for the first."""
+        key = self._base_key(arguments)
+        if known := self._cache.find_base(key):
+            return known
+        with self._alone(key):
+            if known := self._cache.find_base(key):
+                return known
+            base = tree.unchanged(self._candidate)
+            found = trial.find_base(observe, base, arguments, self._recipe.reruns)
+            if isinstance(found, BaseTests) and not found.broken:
+                self._keep_base(key, found)
+            return found
+
+    def _learn(self, arguments: Sequence[str], flaky: Set[str]) -> None:
+        """Remember that some of the base's tests are flaky."""
+        key = self._base_key(arguments)
+        if known := self._cache.find_base(key):
+            self._keep_base(key, dataclasses.replace(known, flaky=known.flaky | flaky))
+
+    def _keep_base(self, key: str, tests: BaseTests) -> None:
+        with contextlib.suppress(DiskFullError):
+            # It is right even if it cannot be remembered.
+            self._cache.keep_base(key, tests)
+
+    def _base_key(self, arguments: Sequence[str]) -> str:
+        base = self._at(tree.unchanged(self._candidate))
+        parts = [self._recipe.base_fingerprint(), *arguments]
+        recipe = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return f"{self._candidate.base_tree} {recipe} {base.environment}"
+
+    @contextlib.contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Let nobody else find out the same; who has waited too long does so all the same."""
+        with contextlib.ExitStack() as held:
+            name = f"base-{hashlib.sha256(key.encode()).hexdigest()[0]}"
+            with contextlib.suppress(SandboxBusyError):
+                held.enter_context(self._store.locked(name, self._config.lease_wait_s))
+            yield
 
     @contextlib.contextmanager
     def open_sandbox(self) -> Iterator[Sandbox]:
@@ -215,6 +307,7 @@ class Run:
         roots = (os.path.normpath(sandbox.root / root) for root in self._roots)
         return {"PYTHONPATH": os.pathsep.join(roots)}
 
+    @functools.cached_property
     def _session(self) -> Session:
         require_pytest(self.interpreter)
         provided = {
@@ -244,11 +337,4 @@ class Run:
 
     @property
     def _duration_key(self) -> str:
-        return f"duration {self._recipe.fingerprint()}"
-
-    def _note_duration(self, results: tuple[StepResult, ...]) -> None:
-        """Remember how long the tests take alone: a run under xdist says nothing about that."""
-        if self._cache.note(self._duration_key) is None or not self._workers():
-            ran = [step.elapsed_s for step in results if step.tests and not step.red_tests]
-            if ran:
-                self._cache.set_note(self._duration_key, max(ran))
+        return f"duration {self._recipe.base_fingerprint()}"

@@ -12,13 +12,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sandbox_engine import pytest_step
+from sandbox_engine import delta, pytest_step, tree, trial
 from sandbox_engine.patch import File
-from sandbox_engine.pytest_step import Session
 from sandbox_engine.recipe import Recipe, Step, StepKind
-from sandbox_engine.sandbox import Sandbox
+from sandbox_engine.stage import Stage
 from sandbox_engine.tree import CandidateTree
-from sandbox_engine.verdict import Finding, Outcome, StepResult
+from sandbox_engine.trial import Court
+from sandbox_engine.verdict import Cause, Finding, Outcome, StepResult
 
 RUNNING = frozenset({StepKind.PYTEST, StepKind.NEW_TESTS, StepKind.COMMAND})
 """The steps that run something in the sandbox."""
@@ -28,14 +28,18 @@ _TEST_FILES = ("test_*.py", "*_test.py")
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What steps work with; `sandbox` opens it when first called and then returns the same one."""
+    """What steps work with: what the tests are tried by, and where all runs."""
 
-    candidate: CandidateTree
-    recipe: Recipe
-    sandbox: Callable[[], Sandbox]
-    session: Callable[[], Session]
-    variables: Callable[[], Mapping[str, str]]
-    read: Callable[[bytes], File | None]
+    court: Court
+    stage: Stage
+
+    @property
+    def candidate(self) -> CandidateTree:
+        return self.court.candidate
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.court.recipe
 
 
 def run_steps(bench: Bench) -> tuple[StepResult, ...]:
@@ -43,7 +47,11 @@ def run_steps(bench: Bench) -> tuple[StepResult, ...]:
     results: list[StepResult] = []
     ran: Step | None = None
     for step in bench.recipe.steps:
-        if ran is not None and step.kind in RUNNING and (dirt := bench.sandbox().changed_files()):
+        if (
+            ran is not None
+            and step.kind in RUNNING
+            and (dirt := bench.stage.changed_files(bench.candidate))
+        ):
             results.append(_dirtied(step, ran, dirt))
             break
         result = _STEPS[step.kind](step, bench)
@@ -63,6 +71,7 @@ def _dirtied(step: Step, earlier: Step, files: list[str]) -> StepResult:
         "would run is not the candidate",
         hint="let the step check without writing, or put it last",
         recurs=False,
+        cause=Cause.UNTRUSTED,
     )
 
 
@@ -75,7 +84,7 @@ def _syntax(step: Step, bench: Bench) -> StepResult:
 def _files_exist(step: Step, bench: Bench) -> StepResult:
     after = bench.candidate.after
     written = [path for path, file in after.items() if file is not None]
-    missing = [path for path in map(os.fsencode, step.args) if bench.read(path) is None]
+    missing = [path for path in map(os.fsencode, step.args) if bench.court.read(path) is None]
     emptied = [
         path
         for path in written
@@ -104,10 +113,7 @@ def _file_finding(path: bytes, what: str) -> Finding:
 
 
 def _pytest(step: Step, bench: Bench) -> StepResult:
-    result, _ = pytest_step.run_pytest(
-        step.name, bench.sandbox(), bench.session(), step.args, bench.recipe.limits
-    )
-    return result
+    return trial.try_tests(step.name, bench.court, step.args)
 
 
 def _new_tests(step: Step, bench: Bench) -> StepResult:
@@ -119,22 +125,20 @@ def _new_tests(step: Step, bench: Bench) -> StepResult:
             reason="the patch adds no test file",
             hint=f"add one whose name is like {' or '.join(_TEST_FILES)}",
         )
-    result, report = pytest_step.run_pytest(
-        # Below `./`, or a file called `-h_test.py` would be an option.
-        step.name,
-        bench.sandbox(),
-        bench.session(),
-        [f"./{file}" for file in files],
-        bench.recipe.limits,
-    )
-    empty = pytest_step.without_tests(files, report)
-    if result.outcome is Outcome.FAILED or not report.ended or not empty:
+    # Below `./`, or a file called `-h_test.py` would be an option.
+    arguments = [f"./{file}" for file in files]
+    result = trial.try_tests(step.name, bench.court, arguments, is_alone=True)
+    known = {delta.file_of(test.node_id) for test in result.tests}
+    empty = [file for file in files if file not in known]
+    is_judged = result.cause in (None, Cause.UNPROVED)
+    if result.outcome is Outcome.FAILED or not is_judged or not empty:
         return result
     return dataclasses.replace(
         result,
         outcome=Outcome.FAILED,
         reason=f"no test was collected from `{empty[0]}`",
         hint="define a function whose name begins with `test_` in it",
+        cause=None,
         recurs=True,
     )
 
@@ -145,23 +149,38 @@ def _is_test_file(path: bytes) -> bool:
 
 
 def _command(step: Step, bench: Bench) -> StepResult:
-    done = bench.sandbox().run(list(step.args), bench.recipe.limits, variables=bench.variables())
+    done = bench.stage.command(bench.candidate, step.args)
     passed = StepResult(
         step.name, Outcome.PASSED, done.elapsed_s, "exit code 0", output=pytest_step.tail(done)
     )
     if done.stop is not None:
         reason, hint = pytest_step.stopped(done, bench.recipe.limits)
         return dataclasses.replace(
-            passed, outcome=Outcome.INCONCLUSIVE, reason=reason, hint=hint, recurs=False
+            passed,
+            outcome=Outcome.INCONCLUSIVE,
+            reason=reason,
+            hint=hint,
+            recurs=False,
+            cause=Cause.LIMIT,
         )
-    if done.code != 0:
+    if done.code == 0:
+        bench.stage.remember(step.args)
+        return passed
+    if bench.stage.command(tree.unchanged(bench.candidate), step.args).code != 0:
         return dataclasses.replace(
             passed,
-            outcome=Outcome.FAILED,
-            reason=pytest_step.ended(done),
-            hint="its output says why",
+            outcome=Outcome.INCONCLUSIVE,
+            reason=f"{pytest_step.ended(done)}, and it does not pass on the base either",
+            hint="mend the base first, or take the command out of the strategy",
+            recurs=False,
+            cause=Cause.INFRA,
         )
-    return passed
+    return dataclasses.replace(
+        passed,
+        outcome=Outcome.FAILED,
+        reason=pytest_step.ended(done),
+        hint="its output says why",
+    )
 
 
 _STEPS: Mapping[StepKind, Callable[[Step, Bench], StepResult]] = {

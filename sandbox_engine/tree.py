@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -98,6 +98,25 @@ def build_tree(
         after=changes.files,
         renames=changes.renames,
         edits=changes.records,
+    )
+
+
+def unchanged(candidate: CandidateTree) -> CandidateTree:
+    """Return the candidate's base as a candidate, without a change."""
+    return CandidateTree(candidate.base_tree, candidate.base, candidate.base_tree, {}, {}, {})
+
+
+def restored(store: Store, candidate: CandidateTree, paths: Set[bytes]) -> CandidateTree:
+    """Return the candidate with `paths` as they are in its base."""
+    after = {path: file for path, file in candidate.after.items() if path not in paths}
+    root = _root(store, candidate.base_tree)
+    return CandidateTree(
+        id=TreeId((_hashed(root, _nested(after)) or _EMPTY_TREE).hex()),
+        base=candidate.base,
+        base_tree=candidate.base_tree,
+        before={path: candidate.before[path] for path in after},
+        after=after,
+        renames={new: old for new, old in candidate.renames.items() if new in after},
     )
 
 

@@ -29,7 +29,7 @@ from sandbox_engine import (
 from sandbox_engine.isolation import survey
 from sandbox_engine.process import Limits
 from sandbox_engine.recipe import STRATEGIES, Recipe, Step, StepKind
-from sandbox_engine.verdict import Tier
+from sandbox_engine.verdict import Cause, Tier
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "verdict.schema.json"
 pytestmark = pytest.mark.usefixtures("untouched")
@@ -291,9 +291,17 @@ def test_a_test_that_kills_its_parent_ends_nothing_but_itself(
 def test_a_command_sees_the_patched_code_and_decides(engine: Engine) -> None:
     own(engine, command("grep -q 'b + a' calc.py && python -c 'import calc; calc.add(1, 2)'"))
     assert engine.validate(GOOD).outcome is Outcome.PASSED
+    own(engine, command("python -c 'import calc; assert calc.add(1, 2) == 3'"))
     verdict = engine.validate(BREAKING)
     assert verdict.outcome is Outcome.FAILED
     assert verdict.reason.endswith("exit code 1")
+
+
+def test_a_command_that_fails_on_the_base_too_blames_nobody(engine: Engine) -> None:
+    own(engine, command("grep -q multiply calc.py"))
+    verdict = engine.validate(GOOD)
+    assert (verdict.outcome, verdict.cause) == (Outcome.INCONCLUSIVE, Cause.INFRA)
+    assert "does not pass on the base either" in verdict.reason
 
 
 def test_a_command_that_does_not_exist_is_an_error(engine: Engine) -> None:

@@ -1,0 +1,167 @@
+"""Which files steer the tests: what they demand, which are collected, and what a failure is.
+
+A patch that changes one of these may pass by changing the question. Such files are told, and
+their base's version is run over the patched code.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import fnmatch
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Set
+
+from sandbox_engine.patch import File
+
+_NAMES = (
+    *("conftest.py", "test_*.py", "*_test.py"),
+    *("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "*.pth"),
+)
+_STARTED_FIRST = frozenset({"sitecustomize", "usercustomize"})
+"""What every interpreter imports when it starts."""
+_METADATA = (".egg-info", ".dist-info")
+"""They may name plugins that pytest loads by itself."""
+_TEST_FOLDERS = frozenset({"test", "testing"})
+"""These hold tests at the top of a repository; deeper they are often packages of the project."""
+_PLUGIN = re.compile(r"(?<![\w-])-p[\s=]*([\w.]+)")
+
+
+def find_control(
+    before: Mapping[bytes, File | None],
+    after: Mapping[bytes, File | None],
+    collected: Set[str],
+    needs: Set[str],
+    read: Callable[[bytes], File | None],
+) -> tuple[bytes, ...]:
+    """Return those of the changed paths that steer the tests.
+
+    `collected` are the files that tests come from, `needs` the top-level modules that pytest
+    imports. `read` returns a file of the candidate.
+    """
+    plugins = _plugins(before, after, read)
+
+    def steers(path: bytes) -> bool:
+        name = os.fsdecode(path)
+        return (
+            name in collected
+            or _is_named_so(name, needs)
+            or _changes_settings(name, before.get(path), after.get(path))
+            or _is_plugin(name, plugins)
+        )
+
+    return tuple(path for path in sorted(after) if steers(path))
+
+
+def _is_named_so(path: str, needs: Set[str]) -> bool:
+    *folders, name = path.split("/")
+    top = {*folders[:2], name.removesuffix(".py")}
+    return (
+        any(fnmatch.fnmatchcase(name, pattern) for pattern in _NAMES)
+        or "tests" in folders
+        or not _TEST_FOLDERS.isdisjoint(folders[:1])
+        or any(folder.endswith(_METADATA) for folder in (*folders, name))
+        or not _STARTED_FIRST.isdisjoint(top)
+        or (len(folders) < 2 and name.removesuffix(".py") in needs)
+        or not needs.isdisjoint(folders[:2])
+    )
+
+
+def _changes_settings(path: str, before: File | None, after: File | None) -> bool:
+    """Tell whether a file of settings for many tools says something else to pytest now."""
+    section = _SECTIONS.get(path.rpartition("/")[2])
+    if section is None:
+        return False
+    old, new = (file.content.decode("utf-8", "replace") if file else "" for file in (before, after))
+    return section(old) != section(new)
+
+
+def _of_pyproject(text: str) -> object:
+    try:
+        tools = tomllib.loads(text).get("tool")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    return tools.get("pytest") if isinstance(tools, dict) else None
+
+
+def _of_ini(*sections: str) -> Callable[[str], object]:
+    def settings(text: str) -> object:
+        parser = configparser.RawConfigParser(strict=False)
+        try:
+            parser.read_string(text)
+        except configparser.Error:
+            return text
+        return [dict(parser.items(name)) for name in sections if parser.has_section(name)]
+
+    return settings
+
+
+_SECTIONS: Mapping[str, Callable[[str], object]] = {
+    "pyproject.toml": _of_pyproject,
+    "setup.cfg": _of_ini("tool:pytest", "aliases"),
+    "tox.ini": _of_ini("pytest", "tool:pytest"),
+}
+
+
+def _plugins(
+    before: Mapping[bytes, File | None],
+    after: Mapping[bytes, File | None],
+    read: Callable[[bytes], File | None],
+) -> frozenset[str]:
+    """Return the modules that the settings, or a `conftest.py`, make plugins of pytest."""
+    folders = {b"", b"tests/", *_folders(after)}
+    conftests = [folder + b"conftest.py" for folder in folders]
+    settings = [b"pyproject.toml", b"setup.cfg", b"tox.ini", b"pytest.ini"]
+    files = [
+        (path, version)
+        for path in (*conftests, *settings)
+        for version in (before.get(path), read(path))
+    ]
+    found: set[str] = set()
+    for path, file in files:
+        if file is not None:
+            is_source = path.endswith(b".py")
+            found.update(_declared(file.content) if is_source else _enabled(file.content))
+    return frozenset(found)
+
+
+def _folders(paths: Iterable[bytes]) -> set[bytes]:
+    parts = [path.split(b"/")[:-1] for path in paths]
+    return {
+        b"".join(part + b"/" for part in folder[:depth])
+        for folder in parts
+        for depth in range(len(folder) + 1)
+    }
+
+
+def _declared(source: bytes) -> set[str]:
+    """Return what a module assigns to `pytest_plugins`."""
+    try:
+        module = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return set()
+    return {
+        value.value
+        for node in ast.walk(module)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and _assigns_plugins(node)
+        for value in ast.walk(node)
+        if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    }
+
+
+def _assigns_plugins(node: ast.Assign | ast.AnnAssign) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return any(isinstance(target, ast.Name) and target.id == "pytest_plugins" for target in targets)
+
+
+def _enabled(settings: bytes) -> set[str]:
+    return set(_PLUGIN.findall(settings.decode("utf-8", "replace")))
+
+
+def _is_plugin(path: str, plugins: Set[str]) -> bool:
+    if not path.endswith(".py"):
+        return False
+    module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return any(module == name or module.endswith(f".{name}") for name in plugins)

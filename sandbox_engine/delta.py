@@ -1,0 +1,271 @@
+"""What a patch did to each test: its session beside that of its base.
+
+Identity is the node id. Ids of renamed files are followed; a repeated id counts once, by its worst
+outcome, and is missed where it comes less often. All is pure: who ran what is `trial`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox_engine.verdict import Category, TestOutcome, TestRecord
+
+_GREEN = (TestOutcome.PASSED, TestOutcome.XPASSED)
+_SEVERITY = (
+    TestOutcome.PASSED,
+    TestOutcome.XPASSED,
+    TestOutcome.SKIPPED,
+    TestOutcome.XFAILED,
+    TestOutcome.ERROR,
+    TestOutcome.FAILED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseTests:
+    """The tests of a base.
+
+    `outcomes` has each collected node id, None for one that did not run; `repeated` how often an
+    id came, where that is more than once. `flaky` are those that ended now so, now otherwise.
+    `broken` are the files and folders that could not be collected. `patched` are the functions of
+    pytest that the base's own code replaces. `is_gated` says that pytest ended with 1 although
+    no test failed.
+    """
+
+    outcomes: Mapping[str, TestOutcome | None] = field(default_factory=dict)
+    repeated: Mapping[str, int] = field(default_factory=dict)
+    flaky: frozenset[str] = frozenset()
+    broken: frozenset[str] = frozenset()
+    patched: frozenset[str] = frozenset()
+    is_gated: bool = False
+
+    @property
+    def red(self) -> frozenset[str]:
+        """What fails or may fail without the patch."""
+        failed = (node for node, outcome in self.outcomes.items() if outcome and outcome.is_red)
+        return self.flaky | self.broken | frozenset(failed)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files that tests come from."""
+        return frozenset(map(file_of, self.outcomes)) | self.broken
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values; node ids are grouped by outcome."""
+        groups: dict[str, list[str]] = {}
+        for node, outcome in self.outcomes.items():
+            groups.setdefault(str(outcome or ""), []).append(node)
+        return {
+            "outcomes": groups,
+            "repeated": dict(self.repeated),
+            "flaky": sorted(self.flaky),
+            "broken": sorted(self.broken),
+            "patched": sorted(self.patched),
+            "is_gated": self.is_gated,
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> BaseTests:
+        """Return what `to_json` wrote."""
+        return cls(
+            {
+                node: TestOutcome(word) if word else None
+                for word, nodes in record["outcomes"].items()
+                for node in nodes
+            },
+            record["repeated"],
+            frozenset(record["flaky"]),
+            frozenset(record["broken"]),
+            frozenset(record["patched"]),
+            record["is_gated"],
+        )
+
+
+def base_tests(
+    tests: Sequence[TestRecord], ids: Sequence[str], broken: Sequence[TestRecord]
+) -> BaseTests:
+    """Return what a session on a base found: its records, collected ids, and collect errors."""
+    counts = Counter(ids)
+    outcomes: dict[str, TestOutcome | None] = dict.fromkeys(ids)
+    outcomes.update((test.node_id, test.outcome) for test in _folded(tests))
+    return BaseTests(
+        outcomes,
+        {node: count for node, count in counts.items() if count > 1},
+        broken=frozenset(error.node_id for error in broken),
+    )
+
+
+def file_of(node_id: str) -> str:
+    """Return the file that a test comes from, as its node id has it."""
+    return node_id.partition("::")[0]
+
+
+def function_of(node_id: str) -> str:
+    """Return the node id of a test without its parameters."""
+    file, colons, rest = node_id.partition("::")
+    return file + colons + rest.partition("[")[0]
+
+
+def compare(
+    base: BaseTests,
+    tests: Sequence[TestRecord],
+    broken: Sequence[TestRecord],
+    *,
+    renames: Mapping[str, str],
+    changed: Set[str],
+    removed: Callable[[Sequence[str]], Set[str]],
+) -> tuple[TestRecord, ...]:
+    """Return the records of a candidate with their categories, and one for each test that is gone.
+
+    `renames` maps the old name of a file to the new one, `changed` are the files that the patch
+    changes, by new name. `removed` gets node ids, as the base has them, that are gone though
+    their file could be collected, and returns those that the patch took out.
+    """
+    names = {node: renamed(node, renames) for node in base.outcomes}
+    old = {name: node for node, name in names.items()}
+    errors = {error.node_id for error in broken}
+    folded = _folded(tests)
+    lost = _lost(base, names, tests, errors)
+    paired = _paired(lost, [test.node_id for test in folded if test.node_id not in old], changed)
+    old |= paired
+    lost = [node for node in lost if node not in paired.values()]
+    base_broken = {renamed(node, renames) for node in base.broken}
+    base_files = {file_of(name) for name in old}
+    compared = [
+        *(_broken(error, base_broken, base_files) for error in broken),
+        *(_compared(test, old.get(test.node_id), base, base_broken) for test in folded),
+    ]
+    taken_out = removed(lost) if lost else frozenset()
+    for node in lost:
+        category = Category.REMOVED if node in taken_out else Category.VANISHED
+        compared.append(TestRecord(names[node], None, category=category, base=base.outcomes[node]))
+    return tuple(compared)
+
+
+def _folded(tests: Iterable[TestRecord]) -> list[TestRecord]:
+    """Return one record for each node id: the worst."""
+    worst: dict[str, TestRecord] = {}
+    for test in tests:
+        known = worst.get(test.node_id)
+        if known is None or _severity(test) > _severity(known):
+            worst[test.node_id] = test
+    return list(worst.values())
+
+
+def _severity(test: TestRecord) -> int:
+    return -1 if test.outcome is None else _SEVERITY.index(test.outcome)
+
+
+def renamed(node_id: str, renames: Mapping[str, str]) -> str:
+    """Return `node_id` with the new name of its file."""
+    file = file_of(node_id)
+    return renames.get(file, file) + node_id[len(file) :]
+
+
+def _lost(
+    base: BaseTests, names: Mapping[str, str], tests: Iterable[TestRecord], errors: Set[str]
+) -> list[str]:
+    """Return the base's node ids that have no record, less those of files that are broken now."""
+    counts = Counter(test.node_id for test in tests)
+    return [
+        node
+        for node, name in names.items()
+        if counts[name] < base.repeated.get(node, 1)
+        and not any(part in errors for part in _parents(name))
+    ]
+
+
+def _parents(node_id: str) -> Iterator[str]:
+    """Yield the file of a test and the folders above it, all of which may fail to be collected."""
+    path = file_of(node_id)
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
+
+
+def _paired(lost: Iterable[str], added: Iterable[str], changed: Set[str]) -> dict[str, str]:
+    """Return which lost test each added one is, where parameters have names that change.
+
+    An address or a time in a node id is another one in every session. In a file that the patch
+    does not change, as many cases of a function as were lost are the same ones.
+    """
+    before, after = _by_function(lost), _by_function(added)
+    return {
+        new: old
+        for function, olds in before.items()
+        if len(after.get(function, ())) == len(olds) and file_of(function) not in changed
+        for new, old in zip(after[function], olds, strict=True)
+    }
+
+
+def _by_function(node_ids: Iterable[str]) -> dict[str, list[str]]:
+    found = defaultdict(list)
+    for node in node_ids:
+        found[function_of(node)].append(node)
+    return found
+
+
+def _broken(error: TestRecord, base_broken: Set[str], base_files: Set[str]) -> TestRecord:
+    if error.node_id in base_broken:
+        return dataclasses.replace(error, category=Category.PRE_EXISTING, base=TestOutcome.ERROR)
+    below = f"{error.node_id}/"
+    was_there = any(file == error.node_id or file.startswith(below) for file in base_files)
+    category = Category.REGRESSED if was_there else Category.NEW_FAILED
+    return dataclasses.replace(error, category=category)
+
+
+def _compared(
+    test: TestRecord, old: str | None, base: BaseTests, base_broken: Set[str]
+) -> TestRecord:
+    is_new = old is None
+    before = None if old is None else base.outcomes[old]
+    if any(part in base_broken for part in _parents(test.node_id)):
+        is_new, before = False, TestOutcome.ERROR
+    assert test.outcome is not None
+    is_flaky = old in base.flaky
+    category = _category(test.outcome, before, is_new=is_new, is_flaky=is_flaky)
+    return dataclasses.replace(test, category=category, base=before)
+
+
+def _category(
+    now: TestOutcome, before: TestOutcome | None, *, is_new: bool, is_flaky: bool
+) -> Category:
+    was_red = before is not None and before.is_red
+    if now in _GREEN:
+        if is_flaky:
+            return Category.FLAKY
+        if is_new:
+            return Category.NEW_PASSED
+        return Category.FIXED if was_red else Category.PASSED
+    if not now.is_red:
+        return Category.SKIPPED
+    if is_flaky:
+        return Category.FLAKY
+    if is_new:
+        return Category.NEW_FAILED
+    return Category.PRE_EXISTING if was_red else Category.REGRESSED
+
+
+def with_category(
+    tests: Iterable[TestRecord], ids: Set[str], category: Category
+) -> tuple[TestRecord, ...]:
+    """Return `tests` with `category` for those in `ids`."""
+    return tuple(
+        dataclasses.replace(test, category=category) if test.node_id in ids else test
+        for test in tests
+    )
+
+
+def green(tests: Iterable[TestRecord]) -> frozenset[str]:
+    """Return the ids of the tests that passed every time that they ran."""
+    return frozenset(test.node_id for test in _folded(tests) if test.outcome in _GREEN)
+
+
+def newly_skipped(tests: Iterable[TestRecord]) -> list[TestRecord]:
+    """Return the tests that ran on the base and, with the patch, do not or may fail."""
+    quiet = (None, TestOutcome.SKIPPED, TestOutcome.XFAILED)
+    return [test for test in tests if test.category is Category.SKIPPED and test.base not in quiet]

@@ -1,0 +1,310 @@
+"""The tests of a candidate on trial: beside its base's, again where they fail, and under control.
+
+A red test is blamed on the patch when the base's is green, it fails each time that it is run
+again, and the base's does not. Green tests count when they are so with the base's version too of
+what steers them (docs/adr/0006-judged-by-difference.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+from sandbox_engine import control, delta, removal, ruling, tree
+from sandbox_engine.delta import BaseTests
+from sandbox_engine.patch import File
+from sandbox_engine.pytest_step import PYTEST_NEEDS, Doubt, Observed, tail
+from sandbox_engine.recipe import Recipe
+from sandbox_engine.removal import Changes
+from sandbox_engine.ruling import Ruling
+from sandbox_engine.tree import CandidateTree
+from sandbox_engine.verdict import Category, Cause, Outcome, StepResult, TestRecord
+
+_MOST_RERUN = 50
+"""Of so many tests that fail at once, the others fail with them."""
+_BASE_RERUNS = 5
+_BASE_RERUN_S = 2.0
+"""The base's tests run again once, and up to five times while that takes no longer."""
+_FULL_RERUNS = 2
+
+
+class Observe(Protocol):
+    """Run the tests that `arguments` select, of `only` these where given, on a tree."""
+
+    def __call__(
+        self,
+        where: CandidateTree,
+        arguments: Sequence[str],
+        *,
+        only: Sequence[str] | None = None,
+        expected: Set[str] = frozenset(),
+    ) -> Observed: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Court:
+    """What a trial works with.
+
+    `known` tells what the tests that some arguments select do on the base, and `learn` is told
+    which of them turned out flaky there. `provided` are the top-level modules of the project,
+    `read` returns a file of the candidate, and `restored` the candidate with some paths as in the
+    base.
+    """
+
+    candidate: CandidateTree
+    recipe: Recipe
+    observe: Observe
+    known: Callable[[Sequence[str]], BaseTests | Doubt]
+    learn: Callable[[Sequence[str], Set[str]], None]
+    provided: Callable[[], Set[str]]
+    read: Callable[[bytes], File | None]
+    restored: Callable[[Set[bytes]], CandidateTree]
+
+
+def find_base(
+    observe: Observe, base: CandidateTree, arguments: Sequence[str], reruns: int
+) -> BaseTests | Doubt:
+    """Return what the tests of a base do; those that fail are run again to find the flaky ones."""
+    seen = observe(base, arguments)
+    if seen.doubt is not None:
+        return seen.doubt
+    report = seen.report
+    found = delta.base_tests(report.tests, report.ids, report.collect_errors)
+    left = [node for node in sorted(found.red) if node not in found.broken][:_MOST_RERUN]
+    flaky: set[str] = set()
+    for _ in range(reruns if left else 0):
+        flaky |= _green_again(observe(base, arguments, only=left), left)
+    return dataclasses.replace(
+        found,
+        flaky=frozenset(flaky),
+        patched=frozenset(report.patched),
+        is_gated=seen.done.code == 1 and not found.red,
+    )
+
+
+def try_tests(
+    name: str, court: Court, arguments: Sequence[str], *, is_alone: bool = False
+) -> StepResult:
+    """Return what the tests that `arguments` select say of the candidate.
+
+    With `is_alone` they are not compared with the base's: it has none of them.
+    """
+    started = time.monotonic()
+    result = _try_tests(name, court, arguments, is_alone=is_alone)
+    return dataclasses.replace(result, elapsed_s=time.monotonic() - started)
+
+
+def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: bool) -> StepResult:
+    blank = StepResult(name, Outcome.INCONCLUSIVE, recurs=False)
+    base = BaseTests() if is_alone else court.known(arguments)
+    if isinstance(base, Doubt):
+        reason = f"the base cannot be judged: {base.reason}"
+        return _unjudged(blank, dataclasses.replace(base, reason=reason, cause=Cause.INFRA))
+    candidate = court.candidate
+    changes = removal.changes_of(candidate.before, candidate.after, candidate.renames)
+
+    def read(path: str) -> bytes | None:
+        file = court.read(os.fsencode(path))
+        return file.content if file else None
+
+    seen = court.observe(candidate, arguments, expected=base.red)
+    report = seen.report
+    blank = dataclasses.replace(blank, tests=_all(seen), output=tail(seen.done))
+    if doubt := seen.doubt or _replaced(report.patched, base):
+        return _unjudged(blank, doubt)
+    tests = delta.compare(
+        base,
+        report.tests,
+        report.collect_errors,
+        renames=changes.renames,
+        changed=changes.after.keys(),
+        removed=lambda lost: removal.find_removed(lost, changes, read),
+    )
+    tests, unstable = _settled(court, arguments, base, tests, changes)
+    collected = base.files | set(map(delta.file_of, report.ids))
+    before, after = candidate.before, candidate.after
+    steering = control.find_control(before, after, collected, PYTEST_NEEDS, court.read)
+    session = ruling.Session(
+        collected=len(report.ids),
+        reported=len(report.tests),
+        is_gated=seen.done.code == 1 and not seen.red,
+        was_gated=base.is_gated,
+        provided=court.provided(),
+        steers=bool(steering),
+    )
+    demands = court.recipe.demands
+    ruled = ruling.rule(tests, demands, session, unstable)
+    if ruled.outcome is Outcome.PASSED and steering and not demands.allow_test_changes:
+        tests, hidden = _controlled(court, arguments, base, tests, changes, steering, collected)
+        ruled = hidden or ruled
+    return dataclasses.replace(
+        blank,
+        **dataclasses.asdict(ruled),
+        tests=tests,
+        recurs=ruled.outcome is not Outcome.INCONCLUSIVE,
+    )
+
+
+def _unjudged(blank: StepResult, doubt: Doubt) -> StepResult:
+    return dataclasses.replace(
+        blank,
+        reason=doubt.reason,
+        hint=doubt.hint,
+        cause=doubt.cause,
+        findings=doubt.findings,
+    )
+
+
+def _all(seen: Observed) -> tuple[TestRecord, ...]:
+    return (*seen.report.collect_errors, *seen.report.tests)
+
+
+def _replaced(patched: Sequence[str], base: BaseTests) -> Doubt | None:
+    """Return that the patch replaces functions of pytest, if it does; some projects always do."""
+    new = [name for name in patched if name not in base.patched]
+    if not new:
+        return None
+    return Doubt(
+        f"the patched code replaces `{new[0]}`, which decides what passes",
+        "leave pytest's own functions as they are",
+        Cause.UNTRUSTED,
+    )
+
+
+def _green_again(seen: Observed, wanted: Sequence[str]) -> frozenset[str]:
+    """Return those of `wanted` that pass this time; of a file, that it was collected."""
+    if seen.doubt is not None:
+        return frozenset()
+    passed = delta.green(seen.report.tests)
+    files = {delta.file_of(node) for node in seen.report.ids} - seen.red
+    return frozenset(node for node in wanted if node in passed or node in files)
+
+
+def _settled(
+    court: Court,
+    arguments: Sequence[str],
+    base: BaseTests,
+    tests: tuple[TestRecord, ...],
+    changes: Changes,
+) -> tuple[tuple[TestRecord, ...], frozenset[str]]:
+    """Run again what seems to fail because of the patch; return what is left of that.
+
+    The second value are those that failed among the others each time and passed alone.
+    """
+    suspects = [test for test in tests if test.category and test.category.is_blamed]
+    if not suspects or not court.recipe.reruns:
+        return tests, frozenset()
+    left = [test.node_id for test in suspects[:_MOST_RERUN]]
+    alone: set[str] = set()
+    for _ in range(court.recipe.reruns):
+        if left:
+            alone |= _green_again(court.observe(court.candidate, arguments, only=left), left)
+            left = [node for node in left if node not in alone]
+    new = {test.node_id for test in suspects if test.category is Category.NEW_FAILED}
+    on_base = _named_before([node for node in (*left, *alone) if node not in new], changes)
+    red = _red_on_base(court, arguments, on_base) if on_base else frozenset()
+    if red:
+        court.learn(arguments, red & base.outcomes.keys())
+    failing_there = {node for node, old in on_base.items() if old in red}
+    tests = delta.with_category(tests, alone | failing_there, Category.FLAKY)
+    if any(test.category and test.category.is_blamed for test in tests):
+        return tests, frozenset()
+    return tests, _red_among_others(court, arguments, alone - failing_there)
+
+
+def _named_before(nodes: Sequence[str], changes: Changes) -> dict[str, str]:
+    """Return what the base calls each of `nodes`."""
+    old = {new: path for path, new in changes.renames.items()}
+    files = {node: delta.file_of(node) for node in nodes}
+    return {node: old.get(file, file) + node[len(file) :] for node, file in files.items()}
+
+
+def _red_on_base(
+    court: Court, arguments: Sequence[str], nodes: Mapping[str, str]
+) -> frozenset[str]:
+    """Return those of the base's tests that fail there too when they are run again."""
+    base = tree.unchanged(court.candidate)
+    red: set[str] = set()
+    deadline = time.monotonic() + _BASE_RERUN_S
+    for number in range(_BASE_RERUNS):
+        left = [node for node in nodes.values() if node not in red]
+        if not left or (number and time.monotonic() > deadline):
+            break
+        seen = court.observe(base, arguments, only=left)
+        red |= seen.red & set(left)
+    return frozenset(red)
+
+
+def _red_among_others(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozenset[str]:
+    """Return those of `nodes`, which pass alone, that fail each time that all tests run."""
+    left = frozenset(nodes)
+    for _ in range(_FULL_RERUNS):
+        if not left:
+            break
+        seen = court.observe(court.candidate, arguments)
+        left &= seen.red
+    return left
+
+
+def _controlled(
+    court: Court,
+    arguments: Sequence[str],
+    base: BaseTests,
+    tests: tuple[TestRecord, ...],
+    changes: Changes,
+    steering: Sequence[bytes],
+    collected: Set[str],
+) -> tuple[tuple[TestRecord, ...], Ruling | None]:
+    """Run the base's version of what steers the tests over the patched code.
+
+    Return `tests` with the category TAMPERED for those that are red there and not with the
+    patch's version (green, skipped or taken out), and the ruling that follows.
+    """
+    red = _red_under_control(court, arguments, base, steering, collected)
+    if isinstance(red, Doubt):
+        return tests, ruling.uncontrolled(red.reason)
+    files = {node for node in red if "::" not in node}
+    names = {delta.renamed(node, changes.renames) for node in red - base.flaky}
+    old_files = {new: old for old, new in changes.renames.items()}
+    tampered = set()
+    for test in tests:
+        file = delta.file_of(test.node_id)
+        # Of a file that could not be collected there, only what is new was not there.
+        is_in = old_files.get(file, file) in files and test.category is not Category.NEW_PASSED
+        if not test.is_red and (is_in or test.node_id in names):
+            tampered.add(test.node_id)
+    tests = delta.with_category(tests, tampered, Category.TAMPERED)
+    return tests, ruling.tampered(tests)
+
+
+def _red_under_control(
+    court: Court,
+    arguments: Sequence[str],
+    base: BaseTests,
+    steering: Sequence[bytes],
+    collected: Set[str],
+) -> frozenset[str] | Doubt:
+    """Return what is red each time with the base's version of what steers the tests."""
+    where = court.restored(frozenset(steering))
+    if where.id == where.base_tree:
+        return base.red
+    files = frozenset(map(os.fsdecode, steering))
+    # Where only files of tests are changed, no other test can tell a difference.
+    only: list[str] | None = [node for node in base.outcomes if delta.file_of(node) in files]
+    if not files <= collected:
+        only = None
+    elif not only:
+        return frozenset()
+    seen = court.observe(where, arguments, only=only, expected=base.red)
+    if seen.doubt is not None:
+        return seen.doubt
+    red = seen.red
+    for _ in range(court.recipe.reruns):
+        if 0 < len(red) <= _MOST_RERUN:
+            again = sorted(red)
+            red -= _green_again(court.observe(where, arguments, only=again), again)
+    return red

@@ -1,0 +1,355 @@
+"""Patches judged beside their base: real repositories, real sessions."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from conftest import GitBox
+
+from sandbox_engine import Engine, Outcome, Verdict
+from sandbox_engine.config import Config
+from sandbox_engine.recipe import Recipe, Step, StepKind
+from sandbox_engine.verdict import Category, Cause
+
+CALC = "def add(a, b):\n    return a + b\n\n\ndef double(a):\n    return a * 2\n"
+GREEN = (
+    "from calc import add, double\n\n\n"
+    "def test_add():\n    assert add(1, 2) == 3\n\n\n"
+    "def test_double():\n    assert double(4) == 8\n"
+)
+RED = "from calc import add\n\n\ndef test_red():\n    assert add(1, 1) == 3\n"
+SWAP = {"calc.py": CALC.replace("a + b", "b + a")}
+BREAK = {"calc.py": CALC.replace("a * 2", "a * 3")}
+
+
+def made(box: GitBox, files: Mapping[str, str]) -> Engine:
+    box.commit({"calc.py": CALC, "tests/test_calc.py": GREEN, **files})
+    return Engine(box.top)
+
+
+def judged(
+    box: GitBox, engine: Engine, files: Mapping[str, str | None], **settings: object
+) -> Verdict:
+    verdict = engine.validate(box.diff_to(files), **settings)  # type: ignore[arg-type]
+    Verdict.from_json(json.loads(json.dumps(verdict.to_json())))
+    return verdict
+
+
+def categories(verdict: Verdict) -> dict[str, str]:
+    return {test.node_id: str(test.category) for step in verdict.steps for test in step.tests}
+
+
+def result(verdict: Verdict) -> tuple[Outcome, Cause | None]:
+    return verdict.outcome, verdict.cause
+
+
+def test_a_red_base_is_not_blamed(box: GitBox) -> None:
+    engine = made(box, {"tests/test_red.py": RED})
+    verdict = judged(box, engine, SWAP)
+    assert result(verdict) == (Outcome.PASSED, None)
+    assert categories(verdict) == {
+        "tests/test_calc.py::test_add": "passed",
+        "tests/test_calc.py::test_double": "passed",
+        "tests/test_red.py::test_red": "pre-existing",
+    }
+    verdict = judged(box, engine, BREAK)
+    assert result(verdict) == (Outcome.FAILED, None)
+    assert categories(verdict)["tests/test_calc.py::test_double"] == "regressed"
+    assert "test_double" in verdict.reason and "test_red" not in verdict.reason
+
+
+def test_a_fix_is_told_and_may_be_required(box: GitBox) -> None:
+    broken = CALC.replace("a + b", "a - b")
+    engine = made(box, {"calc.py": broken})
+    node = "tests/test_calc.py::test_add"
+    verdict = judged(box, engine, {"calc.py": CALC}, require=[f"fixed:{node}"], keep=["tests/*"])
+    assert result(verdict) == (Outcome.PASSED, None)
+    assert categories(verdict)[node] == "fixed"
+    idle = {"calc.py": broken + "# more\n"}
+    assert judged(box, engine, idle).outcome is Outcome.PASSED
+    assert judged(box, engine, idle, require=[f"fixed:{node}"]).outcome is Outcome.FAILED
+    other = judged(box, engine, idle, require=["fixed:tests/test_calc.py::test_double"])
+    assert result(other) == (Outcome.INCONCLUSIVE, Cause.UNPROVED)
+
+
+def test_tests_that_the_patch_removes_or_adds_are_no_loss(box: GitBox) -> None:
+    engine = made(box, {"tests/test_more.py": "def test_a(): pass\n\n\ndef test_b(): pass\n"})
+    verdict = judged(
+        box, engine, {"tests/test_more.py": "def test_b(): pass\n\n\ndef test_c(): pass\n"}
+    )
+    assert result(verdict) == (Outcome.PASSED, None)
+    assert verdict.test_control == ("tests/test_more.py",)
+    assert categories(verdict) == {
+        "tests/test_calc.py::test_add": "passed",
+        "tests/test_calc.py::test_double": "passed",
+        "tests/test_more.py::test_a": "removed",
+        "tests/test_more.py::test_b": "passed",
+        "tests/test_more.py::test_c": "new-passed",
+    }
+
+
+def test_a_new_test_that_fails_is_blamed(box: GitBox) -> None:
+    engine = made(box, {})
+    verdict = judged(box, engine, {"tests/test_new.py": "def test_new():\n    assert 0\n"})
+    assert verdict.outcome is Outcome.FAILED
+    assert categories(verdict)["tests/test_new.py::test_new"] == "new-failed"
+
+
+def test_tests_follow_their_file(box: GitBox) -> None:
+    engine = made(box, {"tests/test_red.py": RED})
+    box.git("mv", "tests/test_red.py", "tests/test_crimson.py")
+    patch = box.diff_to({}, "-M")
+    verdict = engine.validate(patch)
+    assert result(verdict) == (Outcome.PASSED, None)
+    assert categories(verdict)["tests/test_crimson.py::test_red"] == "pre-existing"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"conftest.py": "collect_ignore = ['tests/test_more.py']\n"},
+        {"tests/test_more.py": "def test_more(): pass\n\n\ndel test_more\n"},
+        {"pytest.ini": "[pytest]\npython_files = test_calc.py\n"},
+        {"calc.py": CALC + "import sys\nsys.modules['pytest'].hidden = True\n"},
+    ],
+)
+def test_tests_that_vanish_prove_nothing(box: GitBox, files: dict[str, str]) -> None:
+    hides = (
+        "import sys\nif not hasattr(sys.modules['pytest'], 'hidden'):\n    def test_more(): pass\n"
+    )
+    text = hides if "calc.py" in files else "def test_more(): pass\n"
+    engine = made(box, {"tests/test_more.py": text})
+    verdict = judged(box, engine, files)
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.VANISHED)
+    assert "tests/test_more.py::test_more" in verdict.reason
+
+
+def test_a_skip_that_is_new_proves_nothing(box: GitBox) -> None:
+    skips = "import pytest, calc\n\n\ndef test_x():\n    if hasattr(calc, 'old'): pytest.skip()\n"
+    engine = made(box, {"tests/test_x.py": skips})
+    verdict = judged(box, engine, {"calc.py": CALC + "old = 1\n"})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.SKIPPED)
+    engine.config = Config(max_new_skips=0.5)
+    assert judged(box, engine, {"calc.py": CALC + "old = 1\n"}).outcome is Outcome.PASSED
+
+
+WEAKER = GREEN.replace("double(4) == 8", "double(4)")
+HIDES = (
+    "import pytest\n\n\n@pytest.hookimpl(hookwrapper=True)\ndef pytest_pyfunc_call(pyfuncitem):\n"
+    "    outcome = yield\n    outcome.force_result(True)\n"
+)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tests/test_calc.py": WEAKER},
+        {"tests/test_calc.py": GREEN.replace("def test_double", "def check_double")},
+        {"tests/test_calc.py": None, "tests/test_new.py": "def test_new(): pass\n"},
+        {
+            "tests/test_calc.py": GREEN.replace(
+                "def test_double", "import pytest\n\n\n@pytest.mark.xfail\ndef test_double"
+            )
+        },
+        {"conftest.py": HIDES},
+    ],
+)
+def test_a_patch_that_changes_the_question_needs_leave(
+    box: GitBox, files: dict[str, str | None]
+) -> None:
+    engine = made(box, {})
+    verdict = judged(box, engine, {**BREAK, **files})
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.cause in (Cause.TAMPERED, Cause.SKIPPED)
+    assert "test_double" in verdict.reason
+    assert set(verdict.test_control) == set(files)
+
+
+def test_leave_may_be_given(box: GitBox) -> None:
+    engine = made(box, {})
+    files = {**BREAK, "tests/test_calc.py": GREEN.replace("== 8", "== 12")}
+    verdict = judged(box, engine, files)
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+    assert categories(verdict)["tests/test_calc.py::test_double"] == "tampered"
+    assert "--allow-test-changes" in (verdict.hint or "")
+    assert judged(box, engine, files, allow_test_changes=True).outcome is Outcome.PASSED
+    assert judged(box, engine, files, strategy="TEST_FIX_STRATEGY").outcome is Outcome.PASSED
+
+
+def test_a_test_made_to_pass_without_a_change_of_the_code_needs_leave(box: GitBox) -> None:
+    engine = made(box, {"tests/test_red.py": RED})
+    files = {"tests/test_red.py": RED.replace("3", "2")}
+    assert result(judged(box, engine, files)) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+
+
+def test_a_repair_with_its_test_needs_none(box: GitBox) -> None:
+    engine = made(
+        box,
+        {
+            "calc.py": CALC.replace("a * 2", "a + 2"),
+            "tests/test_calc.py": GREEN.replace("4) == 8", "2) == 4"),
+        },
+    )
+    verdict = judged(box, engine, {"calc.py": CALC, "tests/test_calc.py": GREEN})
+    assert result(verdict) == (Outcome.PASSED, None)
+    assert verdict.test_control == ("tests/test_calc.py",)
+
+
+def test_a_change_of_names_that_tests_use_is_told(box: GitBox) -> None:
+    engine = made(box, {})
+    files = {
+        "calc.py": CALC.replace("double", "twice"),
+        "tests/test_calc.py": GREEN.replace("double", "twice"),
+    }
+    verdict = judged(box, engine, files)
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+    assert judged(box, engine, files, allow_test_changes=True).outcome is Outcome.PASSED
+
+
+def test_a_flaky_test_is_reported_and_not_blamed(box: GitBox) -> None:
+    # Half of all sessions fail, whatever the patch does.
+    flaky = "import random\n\n\ndef test_flaky():\n    assert random.random() < 0.5\n"
+    engine = made(box, {"tests/test_flaky.py": flaky})
+    outcomes = [
+        judged(box, engine, {"calc.py": CALC + f"# {number}\n"}).outcome for number in range(8)
+    ]
+    assert Outcome.FAILED not in outcomes
+    # Found out once, it is known for the base.
+    verdict = judged(box, engine, BREAK)
+    assert verdict.outcome is Outcome.FAILED
+    assert [test.node_id for test in verdict.red_tests if test.category is Category.REGRESSED] == [
+        "tests/test_calc.py::test_double"
+    ]
+
+
+def test_a_test_that_fails_among_others_alone_is_no_flake(box: GitBox) -> None:
+    tests = (
+        "import calc\n\n\ndef test_first():\n    calc.start()\n\n\n"
+        "def test_second():\n    assert not calc.is_running()\n"
+    )
+    code = (
+        f"{CALC}\n\nstate = []\n\n\ndef start():\n    pass\n\n\n"
+        "def is_running():\n    return bool(state)\n"
+    )
+    engine = made(box, {"calc.py": code, "tests/test_order.py": tests})
+    verdict = judged(box, engine, {"calc.py": code.replace("    pass\n", "    state.append(1)\n")})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.UNSTABLE)
+    assert "test_second" in verdict.reason
+
+
+def test_a_broken_import_names_the_file(box: GitBox) -> None:
+    engine = made(box, {"tests/test_red.py": RED})
+    verdict = judged(box, engine, {"calc.py": CALC.replace("def double", "def treble")})
+    assert verdict.outcome is Outcome.FAILED
+    found = categories(verdict)
+    assert found == {
+        "tests/test_calc.py": "regressed",
+        "tests/test_red.py::test_red": "pre-existing",
+    }
+
+
+def test_what_the_base_cannot_collect_is_infra_and_never_kept(box: GitBox) -> None:
+    engine = made(box, {"tests/test_lost.py": "import no_such_module\n"})
+    for _ in range(2):
+        verdict = judged(box, engine, SWAP)
+        assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.INFRA)
+        assert "tests/test_lost.py" in verdict.reason and not verdict.is_cached
+    assert judged(box, engine, BREAK).outcome is Outcome.FAILED
+
+
+def test_a_repaired_import_is_a_fix(box: GitBox) -> None:
+    engine = made(
+        box,
+        {"tests/test_more.py": "from calc import more\n\n\ndef test_more():\n    assert more\n"},
+    )
+    verdict = judged(
+        box,
+        engine,
+        {"calc.py": CALC + "more = 1\n"},
+        require=["fixed:tests/test_more.py::test_more"],
+    )
+    assert result(verdict) == (Outcome.PASSED, None)
+
+
+def test_a_dependency_that_is_missing_is_infra(box: GitBox) -> None:
+    engine = made(box, {})
+    verdict = judged(box, engine, {"calc.py": "import no_such_module\n" + CALC})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.INFRA)
+    assert "`no_such_module` is not installed" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "conftest",
+    ["import os\nos._exit(0)\n", "raise ValueError\n", "def pytest_configure(): 1 / 0\n"],
+)
+def test_a_base_that_cannot_be_judged_is_infra(box: GitBox, conftest: str) -> None:
+    engine = made(box, {"conftest.py": conftest})
+    verdict = judged(box, engine, SWAP)
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.INFRA)
+    assert "the base cannot be judged" in verdict.reason
+
+
+def test_a_base_without_tests_may_get_some(box: GitBox) -> None:
+    box.commit({"calc.py": CALC})
+    engine = Engine(box.top)
+    verdict = judged(box, engine, {"tests/test_calc.py": GREEN})
+    assert result(verdict) == (Outcome.PASSED, None)
+    assert set(categories(verdict).values()) == {"new-passed"}
+
+
+def test_an_option_that_ends_the_session_early_hides_nothing(box: GitBox) -> None:
+    settings = {"pytest.ini": "[pytest]\naddopts = -x\n", "tests/test_a_red.py": RED}
+    engine = made(box, settings)
+    verdict = judged(box, engine, SWAP)
+    assert result(verdict) == (Outcome.PASSED, None)
+    assert len(categories(verdict)) == 3
+    assert judged(box, engine, BREAK).outcome is Outcome.FAILED
+
+
+def test_a_base_runs_once(box: GitBox, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    seen.mkdir(mode=0o777)
+    counting = (
+        f"import pathlib, uuid\npathlib.Path({str(seen)!r}, uuid.uuid4().hex).write_text('')\n"
+    )
+    box.commit({"calc.py": CALC, "tests/test_calc.py": GREEN, "conftest.py": counting})
+    recipe = Recipe("OWN", (Step(StepKind.PYTEST),), writable=(str(seen),))
+    config = Config(strategy="OWN", strategies={"OWN": recipe})
+    patches = [box.diff_to({"calc.py": CALC + f"# {number}\n"}) for number in range(4)]
+
+    def validate(patch: bytes) -> None:
+        outcomes.append(Engine(box.top, config=config).validate(patch).outcome)
+
+    outcomes: list[Outcome] = []
+    threads = [threading.Thread(target=validate, args=(patch,)) for patch in patches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [Outcome.PASSED] * 4
+    assert len(list(seen.iterdir())) == 5
+
+
+def test_one_sandbox_is_enough(box: GitBox) -> None:
+    engine = made(box, {"tests/test_red.py": RED})
+    engine.config = Config(slots=1, lease_wait_s=5)
+    files = {**BREAK, "tests/test_calc.py": WEAKER}
+    assert result(judged(box, engine, files)) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+
+
+def test_what_a_command_makes_is_there_for_the_base_too(box: GitBox) -> None:
+    tests = "import pathlib\n\n\ndef test_made():\n    assert pathlib.Path('made.txt').exists()\n"
+    engine = made(box, {"tests/test_made.py": tests})
+    make = Step(StepKind.COMMAND, ("touch", "made.txt"))
+    recipe = Recipe("OWN", (make, Step(StepKind.PYTEST)))
+    engine.config = Config(strategy="OWN", strategies={"OWN": recipe})
+    verdict = judged(box, engine, SWAP)
+    assert result(verdict) == (Outcome.PASSED, None)
+    assert categories(verdict)["tests/test_made.py::test_made"] == "passed"
+    verdict = judged(box, engine, BREAK)
+    assert verdict.outcome is Outcome.FAILED
+    assert categories(verdict)["tests/test_made.py::test_made"] == "passed"
