@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,6 @@ from sandbox_engine.sandbox import Sandbox
 from sandbox_engine.verdict import Finding, Outcome, StepResult, TestOutcome, TestRecord
 
 REPORT_ENV = "SANDBOX_ENGINE_REPORT_FD"
-SETTINGS_ENV = "SANDBOX_ENGINE_PROBE"
 PYTEST_NEEDS = frozenset(
     {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli"}
 )
@@ -94,7 +94,8 @@ def run_pytest(
 def _run(
     sandbox: Sandbox, session: Session, arguments: Sequence[str], workers: int, limits: Limits
 ) -> tuple[Completed, PytestReport]:
-    reader = ReportReader()
+    nonce = secrets.token_hex(16)
+    reader = ReportReader(nonce)
     parallel = ["-n", str(workers), "--max-worker-restart=0"] if workers else []
     done = sandbox.run(
         [
@@ -108,16 +109,16 @@ def _run(
             *arguments,
         ],
         limits,
-        variables={SETTINGS_ENV: _settings(sandbox, session)},
+        input=_settings(sandbox, session, nonce),
         report_env=REPORT_ENV,
         on_report=reader.feed,
     )
     return done, reader.report()
 
 
-def _settings(sandbox: Sandbox, session: Session) -> str:
+def _settings(sandbox: Sandbox, session: Session, nonce: str) -> bytes:
     top = session.repository_top
-    return json.dumps(
+    settings = json.dumps(
         {
             "root": str(sandbox.root),
             "repo": str(top) if top else "",
@@ -126,8 +127,10 @@ def _settings(sandbox: Sandbox, session: Session) -> str:
             "last_roots": list(session.last_roots),
             "first_party": sorted(session.first_party | session.near),
             "early": session.is_early,
+            "nonce": nonce,
         }
     )
+    return settings.encode()
 
 
 def judge_session(

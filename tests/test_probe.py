@@ -16,6 +16,7 @@ from sandbox_engine.process import Completed, Limits
 from sandbox_engine.pytest_report import PytestReport, parse_report
 
 PROBE = Path(__file__).resolve().parents[1] / "sandbox_engine/inside/sandbox_engine_probe.py"
+NONCE = "0123456789abcdef"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ def probe(
         "roots": [""],
         "first_party": [],
         "early": False,
+        "nonce": NONCE,
         **(settings or {}),
     }
     plugins = ["-p", "xdist"] if any(argument.startswith("-n") for argument in arguments) else []
@@ -67,14 +69,14 @@ def probe(
         env={
             "PATH": os.environ["PATH"],
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "SANDBOX_ENGINE_PROBE": json.dumps(given),
             **(env or {}),
         },
+        input=json.dumps(given).encode(),
         limits=Limits(wall_s=60),
         report_env="SANDBOX_ENGINE_REPORT_FD",
         on_report=parts.append,
     )
-    return Seen(done, parse_report(b"".join(parts)))
+    return Seen(done, parse_report(b"".join(parts), NONCE))
 
 
 OUTCOMES = """
@@ -206,7 +208,7 @@ def test_collection_errors(workers: list[str], tmp_path: Path) -> None:
 
 def test_usage_error_is_no_session(tmp_path: Path) -> None:
     seen = probe(write(tmp_path, {"test_it.py": ""}), "--no-such-option")
-    assert (seen.done.code, seen.report.started) == (4, False)
+    assert (seen.done.code, seen.report.started, seen.report.torn) == (4, False, None)
 
 
 def test_missing_file_is_a_session_that_failed(tmp_path: Path) -> None:
@@ -334,6 +336,62 @@ def test_it():
 """
     seen = probe(write(tmp_path, {"test_it.py": tests}), "-s")
     assert seen.outcomes == {"test_it": "passed"}, seen.message("test_it")
+
+
+def test_nonce_is_for_nobody_else(tmp_path: Path) -> None:
+    tests = """
+import os, subprocess, sys
+import pytest
+from pathlib import Path
+NONCE = "0123456789" + "abcdef"
+def test_here():
+    assert NONCE not in str(dict(os.environ))
+    assert NONCE.encode() not in Path("/proc/self/environ").read_bytes()
+    assert os.fstat(0).st_rdev == os.stat(os.devnull).st_rdev
+    assert os.read(0, 1) == b""
+def test_child():
+    code = "import os, sys; print(dict(os.environ), sys.stdin.read())"
+    assert NONCE not in subprocess.run([sys.executable, "-c", code], stdout=-1, text=True).stdout
+def test_arguments(pytestconfig):
+    assert NONCE not in repr(getattr(pytestconfig, "workerinput", None))
+"""
+    for workers in ([], ["-n1"]):
+        seen = probe(write(tmp_path, {"test_it.py": tests}), "-s", *workers)
+        assert set(seen.outcomes.values()) == {"passed"}, seen.report.tests
+
+
+FORGERY = """
+import json, os
+for fd in range(3, 20):
+    try:
+        for line in {lines}:
+            os.write(fd, json.dumps(line).encode() + b"\\n")
+    except OSError:
+        pass
+os._exit(0)
+"""
+FORGED = """[
+    dict(n={first}, kind="begin", nonce=""),
+    dict(n={first} + 1, kind="start", python="3", pytest="9", xdist=False),
+    dict(n={first} + 2, kind="collected", ids=["t.py::a"]),
+    dict(n={first} + 3, kind="test", id="t.py::a", outcome="passed", duration_s=0, message=None),
+    dict(n={first} + 4, kind="modules", modules={{}}),
+    dict(n={first} + 5, kind="end", exit=0, counts={{"passed": 1}}, nonce=""),
+]"""
+
+
+@pytest.mark.parametrize(
+    ("first", "left_out", "why"),
+    [(0, 0, "out of order"), (1, 0, "two probes"), (1, 1, "somebody else")],
+)
+def test_session_that_the_tree_made_up_is_torn(
+    first: int, left_out: int, why: str, tmp_path: Path
+) -> None:
+    lines = FORGED.format(first=first - left_out) + f"[{left_out}:]"
+    seen = probe(write(tmp_path, {"conftest.py": FORGERY.format(lines=lines), "test_it.py": ""}))
+    assert seen.done.code == 0
+    assert why in (seen.report.torn or "")
+    assert not seen.report.ended
 
 
 def test_without_a_descriptor_pytest_runs_all_the_same(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ sandbox's modules are imported and nobody else's, then runs pytest with this sam
 The plugin writes one JSON line for each event to a descriptor that the engine reads. Under
 xdist the workers load it too; they hand their modules to the main process, which alone writes.
 
+The settings come on standard input. An environment variable holds no more than 128 KiB, and
+`/proc` shows for ever what the first environment of a process held.
+
 It runs in the project's own interpreter, beside its tests: Python 3.8 and later, pytest 7 and
 later, the standard library alone, and everything it needs is bound before the first test runs.
 
@@ -39,6 +42,7 @@ NO_SETTINGS = {
     "last_roots": [],
     "first_party": [],
     "early": False,
+    "nonce": "",
 }
 
 
@@ -109,10 +113,11 @@ def is_own(path):
     return is_inside(path, real(HERE))
 
 
-def launch(arguments):
+def launch(arguments, settings):
     """Run pytest with `arguments` on the sandbox's modules; return its exit code."""
     sys.modules[NAME] = sys.modules["__main__"]
-    settings = read_settings()
+    # The workers of xdist need them before anything is sent to them.
+    os.environ[SETTINGS_ENV] = json.dumps(settings)
     places = Places(settings)
     path = [entry for entry in sys.path if real(entry) != real(HERE)]
     if not settings["early"]:
@@ -135,7 +140,21 @@ def launch(arguments):
     return int(pytest.main(["-p", NAME, *arguments]))
 
 
+def take_settings():
+    """Return the settings from standard input, and leave nothing there for anybody else."""
+    try:
+        with open(0, "rb", closefd=False) as stream:
+            given = json.loads(stream.read() or "{}")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+    except (ValueError, OSError):
+        given = {}
+    return dict(NO_SETTINGS, **given)
+
+
 def read_settings():
+    """Return the settings as a process that the launcher's session started finds them."""
     try:
         given = json.loads(os.environ.get(SETTINGS_ENV, "{}"))
     except (ValueError, AttributeError):
@@ -195,18 +214,28 @@ def take_report_fd():
 class Report:
     """Writes numbered JSON lines to a descriptor until that fails for the first time.
 
+    `nonce` is in its first line and its last: whoever does not know it cannot end the report in our
+    place.
+
     Tests replace `os.write`, close descriptors that are not theirs and fork: what is needed is
     held here, and a process other than the one that began, or another file under the same
     number, is not written to.
     """
 
-    def __init__(self, fd):
+    def __init__(self, fd, nonce=""):
         self.fd = fd
+        self.nonce = nonce
         self.count = 0
         self.os = (os.write, os.fstat, os.getpid)
         self.encode = json.JSONEncoder().encode if fd >= 0 else None
         self.owner = os.getpid()
         self.file = self.identity()
+
+    def begin(self):
+        self.line("begin", nonce=self.nonce)
+
+    def end(self, **fields):
+        self.line("end", nonce=self.nonce, **fields)
 
     def identity(self):
         fstat = self.os[1]
@@ -320,9 +349,9 @@ class Worker:
 class Main:
     """The plugin in the main process: it writes the report."""
 
-    def __init__(self, config, report):
+    def __init__(self, config, settings, report):
         self.report = report
-        self.settings = read_settings()
+        self.settings = settings
         self.modules = Modules(Places(self.settings))
         self.session = None
         self.is_over = False
@@ -407,7 +436,7 @@ class Main:
         self.modules.look()
         self.report.line("environment", **environment_sources(self.modules))
         self.report.line("modules", modules=self.modules.files)
-        self.report.line("end", exit=int(self.session.exitstatus), counts=self.counts)
+        self.report.end(exit=int(self.session.exitstatus), counts=self.counts)
 
 
 class Test:
@@ -468,8 +497,7 @@ def pytest_configure(config):
     if hasattr(config, "workerinput"):
         plugin = Worker(config)
     else:
-        fd = REPORT_FD if REPORT_FD >= 0 else take_report_fd()
-        plugin = Main(config, Report(fd))
+        plugin = Main(config, SETTINGS or read_settings(), REPORT or Report(-1))
         mark_hooks()
     config.pluginmanager.register(plugin, NAME + "_session")
 
@@ -485,10 +513,14 @@ def mark_hooks():
     hookimpl(trylast=True)(Main.pytest_sessionfinish)
 
 
-REPORT_FD = -1
+SETTINGS = None
+REPORT = None
 
 if __name__ == "__main__":
-    REPORT_FD = take_report_fd()
-    sys.exit(launch(sys.argv[1:]))
+    SETTINGS = take_settings()
+    REPORT = Report(take_report_fd(), SETTINGS.pop("nonce"))
+    # Before anything of the tree is imported, which might write a beginning of its own.
+    REPORT.begin()
+    sys.exit(launch(sys.argv[1:], SETTINGS))
 elif __name__ == NAME and "PYTEST_XDIST_WORKER" in os.environ:
     redirect_imports(Places(read_settings()))
