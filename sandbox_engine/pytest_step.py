@@ -68,23 +68,31 @@ class Session:
 
 
 def run_pytest(
-    name: str, sandbox: Sandbox, session: Session, arguments: Sequence[str], limits: Limits
+    name: str,
+    sandbox: Sandbox,
+    session: Session,
+    arguments: Sequence[str],
+    limits: Limits,
+    only: Sequence[str] | None = None,
 ) -> tuple[StepResult, PytestReport]:
     """Run pytest with `arguments`; return what it proves and the report that proves it.
+
+    Of the tests that pytest would run, only those of the node ids in `only` are run, all where it
+    is None; an id without `::` is a file. Code under test may report others all the same.
 
     Under xdist a red test counts only if it is red alone too: not every suite may be split. A
     session that did not start is tried once more.
     """
     started = time.monotonic()
-    done, report = _run(sandbox, session, arguments, session.workers, limits)
+    done, report = _run(sandbox, session, arguments, session.workers, limits, only)
     result = judge_session(name, done, report, sandbox, session, limits)
     if session.workers and result.outcome is not Outcome.PASSED:
         sandbox.restore()
-        done, report = _run(sandbox, session, arguments, 0, limits)
+        done, report = _run(sandbox, session, arguments, 0, limits, only)
         result = judge_session(name, done, report, sandbox, session, limits)
     if not report.started and done.stop is None:
         sandbox.restore()
-        done, report = _run(sandbox, session, arguments, 0, limits)
+        done, report = _run(sandbox, session, arguments, 0, limits, only)
         result = judge_session(name, done, report, sandbox, session, limits)
     elapsed_s = time.monotonic() - started
     session.learn(report.sources, report.rewritten)
@@ -92,7 +100,12 @@ def run_pytest(
 
 
 def _run(
-    sandbox: Sandbox, session: Session, arguments: Sequence[str], workers: int, limits: Limits
+    sandbox: Sandbox,
+    session: Session,
+    arguments: Sequence[str],
+    workers: int,
+    limits: Limits,
+    only: Sequence[str] | None,
 ) -> tuple[Completed, PytestReport]:
     nonce = secrets.token_hex(16)
     reader = ReportReader(nonce)
@@ -109,14 +122,14 @@ def _run(
             *arguments,
         ],
         limits,
-        input=_settings(sandbox, session, nonce),
+        input=_settings(sandbox, session, nonce, only),
         report_env=REPORT_ENV,
         on_report=reader.feed,
     )
     return done, reader.report()
 
 
-def _settings(sandbox: Sandbox, session: Session, nonce: str) -> bytes:
+def _settings(sandbox: Sandbox, session: Session, nonce: str, only: Sequence[str] | None) -> bytes:
     top = session.repository_top
     settings = json.dumps(
         {
@@ -128,6 +141,7 @@ def _settings(sandbox: Sandbox, session: Session, nonce: str) -> bytes:
             "first_party": sorted(session.first_party | session.near),
             "early": session.is_early,
             "nonce": nonce,
+            "only": None if only is None else list(only),
         }
     )
     return settings.encode()

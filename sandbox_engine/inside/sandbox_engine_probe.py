@@ -29,6 +29,7 @@ sys.path[:] = _PATH
 NAME = "sandbox_engine_probe"
 SETTINGS_ENV = "SANDBOX_ENGINE_PROBE"
 REPORT_ENV = "SANDBOX_ENGINE_REPORT_FD"
+ID_CHARS = 4000
 MESSAGE_CHARS = 8000
 HEAD_CHARS = 2000
 IDS_IN_A_LINE = 100
@@ -43,6 +44,7 @@ NO_SETTINGS = {
     "first_party": [],
     "early": False,
     "nonce": "",
+    "only": None,
 }
 
 
@@ -116,8 +118,8 @@ def is_own(path):
 def launch(arguments, settings):
     """Run pytest with `arguments` on the sandbox's modules; return its exit code."""
     sys.modules[NAME] = sys.modules["__main__"]
-    # The workers of xdist need them before anything is sent to them.
-    os.environ[SETTINGS_ENV] = json.dumps(settings)
+    # The workers of xdist need most of them before anything is sent to them.
+    os.environ[SETTINGS_ENV] = json.dumps(dict(settings, only=None))
     places = Places(settings)
     path = [entry for entry in sys.path if real(entry) != real(HERE)]
     if not settings["early"]:
@@ -331,12 +333,49 @@ def printable(text):
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def name_of(node_id):
+    """Return `node_id` as the report has it."""
+    return printable(node_id)[:ID_CHARS]
+
+
+class Filter:
+    """The plugin that keeps the tests that are asked for, where they are collected.
+
+    An id without `::` is a file and stands for all of its tests. Files from which nothing is
+    wanted are not imported; what else pytest has to look at is not known here.
+    """
+
+    def __init__(self, config, only):
+        self.root = str(config.rootpath)
+        self.ids = frozenset(only)
+        self.files = frozenset(node_id.partition("::")[0] for node_id in only)
+
+    def pytest_ignore_collect(self, collection_path):
+        path = printable(os.path.relpath(str(collection_path), self.root))
+        # The part of an id before `::` is not the whole of a path that holds it.
+        is_wanted = "::" in path or path.replace(os.sep, "/") in self.files
+        if is_wanted or collection_path.name in ("__init__.py", "conftest.py"):
+            return None
+        return True if collection_path.is_file() else None
+
+    def pytest_collection_modifyitems(self, config, items):
+        kept = [item for item in items if self.keeps(name_of(item.nodeid))]
+        if len(kept) < len(items):
+            ids = set(map(id, kept))
+            config.hook.pytest_deselected(items=[item for item in items if id(item) not in ids])
+            items[:] = kept
+
+    def keeps(self, name):
+        return name in self.ids or name.partition("::")[0] in self.ids
+
+
 class Worker:
     """The plugin in a worker of xdist: it hands over the modules that it saw."""
 
     def __init__(self, config):
         self.config = config
-        self.modules = Modules(Places(config.workerinput.get(SETTINGS_KEY) or read_settings()))
+        self.settings = config.workerinput.get(SETTINGS_KEY) or read_settings()
+        self.modules = Modules(Places(self.settings))
 
     def pytest_collection_finish(self):
         self.modules.look()
@@ -380,7 +419,7 @@ class Main:
     def collect(self, ids):
         if self.collected is None:
             self.collected = len(ids)
-            names = [printable(node_id) for node_id in ids]
+            names = [name_of(node_id) for node_id in ids]
             for start in range(0, len(names) or 1, IDS_IN_A_LINE):
                 end = start + IDS_IN_A_LINE
                 self.report.line("collected", ids=names[start:end], more=end < len(names))
@@ -397,9 +436,7 @@ class Main:
         # Under xdist every worker reports the same error.
         if report.failed and report.nodeid not in self.broken:
             self.broken.add(report.nodeid)
-            self.report.line(
-                "collect-error", id=printable(report.nodeid), message=message_of(report)
-            )
+            self.report.line("collect-error", id=name_of(report.nodeid), message=message_of(report))
 
     def pytest_runtest_logreport(self, report):
         key = (report.nodeid, getattr(report, "worker_id", None))
@@ -419,7 +456,7 @@ class Main:
         self.counts[test.outcome] = self.counts.get(test.outcome, 0) + 1
         self.report.line(
             "test",
-            id=printable(node_id),
+            id=name_of(node_id),
             outcome=test.outcome,
             duration_s=round(test.duration_s, 6),
             message=test.message,
@@ -498,14 +535,18 @@ def pytest_configure(config):
         plugin = Worker(config)
     else:
         plugin = Main(config, SETTINGS or read_settings(), REPORT or Report(-1))
-        mark_hooks()
+    mark_hooks()
     config.pluginmanager.register(plugin, NAME + "_session")
+    only = plugin.settings["only"]
+    if only is not None:
+        config.pluginmanager.register(Filter(config, only), NAME + "_filter")
 
 
 def mark_hooks():
-    """Mark the hooks that only xdist knows, and the one that has to be last."""
+    """Mark the hooks that only xdist knows, and those that have to be last."""
     from pytest import hookimpl
 
+    hookimpl(trylast=True)(Filter.pytest_collection_modifyitems)
     hookimpl(optionalhook=True)(Main.pytest_xdist_node_collection_finished)
     hookimpl(optionalhook=True)(Main.pytest_configure_node)
     hookimpl(optionalhook=True)(Main.pytest_testnodedown)
