@@ -48,6 +48,7 @@ class LayerSandbox:
         limits: Limits,
         *,
         variables: Mapping[str, str] | None = None,
+        input: bytes = b"",
         report_env: str | None = None,
         on_report: Callable[[bytes], None] | None = None,
     ) -> Completed:
@@ -58,6 +59,7 @@ class LayerSandbox:
             limits=limits,
             confinement=self._confinement,
             marker=self._marker,
+            input=input,
             report_env=report_env,
             on_report=on_report,
         )

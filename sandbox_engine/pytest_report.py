@@ -29,10 +29,11 @@ _MAX_DURATION_S = 1e9
 class PytestReport:
     """One test session as its probe told it.
 
-    `ids` are the collected tests and `collected` is their number, None when collection did not
-    come that far; `modules` maps each first-party module to the file it was loaded from;
-    `collect_errors` are records whose node id is a file or a folder; `sources` are those of the
-    environment that were loaded, `rewritten` those whose assertions pytest rewrites.
+    `started` says that pytest's session started, not only the probe. `ids` are the collected tests
+    and `collected` is their number, None when collection did not come that far; `modules` maps each
+    first-party module to the file it was loaded from; `collect_errors` are records whose node id is
+    a file or a folder; `sources` are those of the environment that were loaded, `rewritten` those
+    whose assertions pytest rewrites.
     """
 
     started: bool = False
@@ -57,8 +58,10 @@ class _Torn(Exception):
 
 @dataclass(slots=True)
 class _Reading:
-    """What has been read so far."""
+    """What has been read so far of the report whose first line and last hold `nonce`."""
 
+    nonce: str
+    has_begun: bool = False
     start: tuple[str, str] | None = None
     exit_code: int | None = None
     tests: list[TestRecord] = field(default_factory=list)
@@ -73,9 +76,14 @@ class _Reading:
         kind = line.get("kind")
         if self.exit_code is not None:
             raise _Torn("it goes on after its end")
-        if (kind == "start") != (self.start is None):
-            raise _Torn("two sessions wrote it" if kind == "start" else "it has no beginning")
+        if (kind == "begin") == self.has_begun:
+            raise _Torn("two probes wrote it" if self.has_begun else "it has no beginning")
+        if kind != "begin" and (kind == "start") != (self.start is None):
+            raise _Torn("two sessions wrote it" if kind == "start" else "it has no session")
         match kind:
+            case "begin":
+                self._take_nonce(line)
+                self.has_begun = True
             case "start":
                 self.start = (_text(line, "python"), _text(line, "pytest"))
             case "collected":
@@ -92,6 +100,10 @@ class _Reading:
                 self._take_end(line)
             case _:
                 raise _Torn("it holds a line of no known kind")
+
+    def _take_nonce(self, line: Mapping[str, Any]) -> None:
+        if line.get("nonce") != self.nonce:
+            raise _Torn("somebody else than the probe wrote its beginning or its end")
 
     def _take_ids(self, line: Mapping[str, Any]) -> None:
         ids = line.get("ids")
@@ -118,6 +130,7 @@ class _Reading:
         }
 
     def _take_end(self, line: Mapping[str, Any]) -> None:
+        self._take_nonce(line)
         if self.modules is None:
             raise _Torn("it ends without a list of modules")
         if line.get("counts") != dict(Counter(str(test.outcome) for test in self.tests)):
@@ -149,11 +162,12 @@ class _Reading:
 class ReportReader:
     """Reads a report as it comes, and keeps no more of it than it believes.
 
-    A stream that stops early, at the end of a line, is not torn: its session did not end.
+    `nonce` is what the probe of this one run was given, and nobody else. A stream that stops early,
+    at the end of a line, is not torn: its session did not end.
     """
 
-    def __init__(self) -> None:
-        self._reading = _Reading()
+    def __init__(self, nonce: str) -> None:
+        self._reading = _Reading(nonce)
         self._rest = bytearray()
         self._count = 0
         self._total = 0
@@ -195,9 +209,9 @@ class ReportReader:
         return self._reading.report(torn)
 
 
-def parse_report(report: bytes) -> PytestReport:
+def parse_report(report: bytes, nonce: str = "") -> PytestReport:
     """Return what `report` says; never raises, whatever is in it."""
-    reader = ReportReader()
+    reader = ReportReader(nonce)
     reader.feed(report)
     return reader.report()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from sandbox_engine.sandbox import Sandbox
 from sandbox_engine.verdict import Cause, Finding
 
 REPORT_ENV = "SANDBOX_ENGINE_REPORT_FD"
-SETTINGS_ENV = "SANDBOX_ENGINE_PROBE"
 PYTEST_NEEDS = frozenset(
     {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli"}
 )
 _NAMED = 5
+_FEW = 50
+"""So many tests are not worth the start of workers."""
 _OUTPUT_SHOWN = 8_000
 
 
@@ -105,10 +107,12 @@ def observe(
 ) -> Observed:
     """Run pytest with `arguments`, of `only` these tests where they are given.
 
+    An id without `::` is a file. Code under test may report other tests all the same.
+
     Under xdist a test that is red and not `expected` to be counts only if it is red alone too: not
     every suite may be split. A session that did not start is tried once more.
     """
-    workers = 0 if only is not None else session.workers
+    workers = 0 if only is not None and len(only) <= _FEW else session.workers
     seen = _observed(sandbox, session, arguments, limits, workers, only)
     if workers and (seen.doubt is not None or not seen.red <= expected):
         sandbox.restore()
@@ -128,7 +132,7 @@ def _observed(
     workers: int,
     only: Sequence[str] | None,
 ) -> Observed:
-    done, report = _run(sandbox, session, arguments, workers, limits)
+    done, report = _run(sandbox, session, arguments, workers, limits, only)
     doubt = _doubt(done, report, limits)
     if doubt is None:
         strangers = outside_modules(report.modules, sandbox.root, session, sandbox.real)
@@ -137,9 +141,15 @@ def _observed(
 
 
 def _run(
-    sandbox: Sandbox, session: Session, arguments: Sequence[str], workers: int, limits: Limits
+    sandbox: Sandbox,
+    session: Session,
+    arguments: Sequence[str],
+    workers: int,
+    limits: Limits,
+    only: Sequence[str] | None,
 ) -> tuple[Completed, PytestReport]:
-    reader = ReportReader()
+    nonce = secrets.token_hex(16)
+    reader = ReportReader(nonce)
     parallel = ["-n", str(workers), "--max-worker-restart=0"] if workers else []
     done = sandbox.run(
         [
@@ -156,16 +166,16 @@ def _run(
             *arguments,
         ],
         limits,
-        variables={SETTINGS_ENV: _settings(sandbox, session)},
+        input=_settings(sandbox, session, nonce, only),
         report_env=REPORT_ENV,
         on_report=reader.feed,
     )
     return done, reader.report()
 
 
-def _settings(sandbox: Sandbox, session: Session) -> str:
+def _settings(sandbox: Sandbox, session: Session, nonce: str, only: Sequence[str] | None) -> bytes:
     top = session.repository_top
-    return json.dumps(
+    settings = json.dumps(
         {
             "root": str(sandbox.root),
             "repo": str(top) if top else "",
@@ -174,8 +184,11 @@ def _settings(sandbox: Sandbox, session: Session) -> str:
             "last_roots": list(session.last_roots),
             "first_party": sorted(session.first_party | session.near),
             "early": session.is_early,
+            "nonce": nonce,
+            "only": None if only is None else list(only),
         }
     )
+    return settings.encode()
 
 
 def _doubt(done: Completed, report: PytestReport, limits: Limits) -> Doubt | None:

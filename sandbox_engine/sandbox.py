@@ -49,13 +49,14 @@ class Sandbox(Protocol):
         limits: Limits,
         *,
         variables: Mapping[str, str] | None = None,
+        input: bytes = b"",
         report_env: str | None = None,
         on_report: Callable[[bytes], None] | None = None,
     ) -> Completed:
         """Run `argv` in the sandbox's root and return how it ended; nothing it started is left.
 
-        `variables` are added to its environment; `report_env` names the one that holds the
-        descriptor of the report pipe, whose parts `on_report` gets.
+        `variables` are added to its environment, `input` is its standard input; `report_env` names
+        the variable that holds the descriptor of the report pipe, whose parts `on_report` gets.
         """
 
     def read(self, path: str) -> bytes | None:

@@ -65,6 +65,7 @@ class SlotSandbox:
         limits: Limits,
         *,
         variables: Mapping[str, str] | None = None,
+        input: bytes = b"",
         report_env: str | None = None,
         on_report: Callable[[bytes], None] | None = None,
     ) -> Completed:
@@ -75,6 +76,7 @@ class SlotSandbox:
             limits=limits,
             confinement=self._confinement,
             marker=self._slot.marker,
+            input=input,
             report_env=report_env,
             on_report=on_report,
         )

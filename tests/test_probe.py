@@ -16,6 +16,7 @@ from sandbox_engine.process import Completed, Limits
 from sandbox_engine.pytest_report import PytestReport, parse_report
 
 PROBE = Path(__file__).resolve().parents[1] / "sandbox_engine/inside/sandbox_engine_probe.py"
+NONCE = "0123456789abcdef"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ def probe(
         "roots": [""],
         "first_party": [],
         "early": False,
+        "nonce": NONCE,
         **(settings or {}),
     }
     plugins = ["-p", "xdist"] if any(argument.startswith("-n") for argument in arguments) else []
@@ -67,14 +69,14 @@ def probe(
         env={
             "PATH": os.environ["PATH"],
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "SANDBOX_ENGINE_PROBE": json.dumps(given),
             **(env or {}),
         },
+        input=json.dumps(given).encode(),
         limits=Limits(wall_s=60),
         report_env="SANDBOX_ENGINE_REPORT_FD",
         on_report=parts.append,
     )
-    return Seen(done, parse_report(b"".join(parts)))
+    return Seen(done, parse_report(b"".join(parts), NONCE))
 
 
 OUTCOMES = """
@@ -206,7 +208,7 @@ def test_collection_errors(workers: list[str], tmp_path: Path) -> None:
 
 def test_usage_error_is_no_session(tmp_path: Path) -> None:
     seen = probe(write(tmp_path, {"test_it.py": ""}), "--no-such-option")
-    assert (seen.done.code, seen.report.started) == (4, False)
+    assert (seen.done.code, seen.report.started, seen.report.torn) == (4, False, None)
 
 
 def test_missing_file_is_a_session_that_failed(tmp_path: Path) -> None:
@@ -334,6 +336,170 @@ def test_it():
 """
     seen = probe(write(tmp_path, {"test_it.py": tests}), "-s")
     assert seen.outcomes == {"test_it": "passed"}, seen.message("test_it")
+
+
+def test_nonce_is_for_nobody_else(tmp_path: Path) -> None:
+    tests = """
+import os, subprocess, sys
+import pytest
+from pathlib import Path
+NONCE = "0123456789" + "abcdef"
+def test_here():
+    assert NONCE not in str(dict(os.environ))
+    assert NONCE.encode() not in Path("/proc/self/environ").read_bytes()
+    assert os.fstat(0).st_rdev == os.stat(os.devnull).st_rdev
+    assert os.read(0, 1) == b""
+def test_child():
+    code = "import os, sys; print(dict(os.environ), sys.stdin.read())"
+    assert NONCE not in subprocess.run([sys.executable, "-c", code], stdout=-1, text=True).stdout
+def test_arguments(pytestconfig):
+    assert NONCE not in repr(getattr(pytestconfig, "workerinput", None))
+"""
+    for workers in ([], ["-n1"]):
+        seen = probe(write(tmp_path, {"test_it.py": tests}), "-s", *workers)
+        assert set(seen.outcomes.values()) == {"passed"}, seen.report.tests
+
+
+FORGERY = """
+import json, os
+for fd in range(3, 20):
+    try:
+        for line in {lines}:
+            os.write(fd, json.dumps(line).encode() + b"\\n")
+    except OSError:
+        pass
+os._exit(0)
+"""
+FORGED = """[
+    dict(n={first}, kind="begin", nonce=""),
+    dict(n={first} + 1, kind="start", python="3", pytest="9", xdist=False),
+    dict(n={first} + 2, kind="collected", ids=["t.py::a"]),
+    dict(n={first} + 3, kind="test", id="t.py::a", outcome="passed", duration_s=0, message=None),
+    dict(n={first} + 4, kind="modules", modules={{}}),
+    dict(n={first} + 5, kind="end", exit=0, counts={{"passed": 1}}, nonce=""),
+]"""
+
+
+@pytest.mark.parametrize(
+    ("first", "left_out", "why"),
+    [(0, 0, "out of order"), (1, 0, "two probes"), (1, 1, "somebody else")],
+)
+def test_session_that_the_tree_made_up_is_torn(
+    first: int, left_out: int, why: str, tmp_path: Path
+) -> None:
+    lines = FORGED.format(first=first - left_out) + f"[{left_out}:]"
+    seen = probe(write(tmp_path, {"conftest.py": FORGERY.format(lines=lines), "test_it.py": ""}))
+    assert seen.done.code == 0
+    assert why in (seen.report.torn or "")
+    assert not seen.report.ended
+
+
+MANY = """
+import unittest
+import pytest
+
+@pytest.mark.parametrize("value", ["a", "b/c", "d::e", "two words", "\xe9", "[x]", "\\n"])
+def test_parametrised(value): pass
+class TestOuter:
+    class TestInner:
+        def test_it(self): pass
+        def test_other(self): pass
+class TestCase(unittest.TestCase):
+    def test_it(self): pass
+    def test_other(self): pass
+"""
+UNWANTED = "raise SystemExit('it was imported')"
+TREE = {
+    "conftest.py": "",
+    "sub/__init__.py": "",
+    "sub/conftest.py": "import pytest\n@pytest.fixture\ndef thing(): return 1",
+    "sub/test_many.py": MANY,
+    "sub/test_thing.py": "def test_it(thing): pass\ndef test_other(thing): pass",
+    "sub/test_unwanted.py": UNWANTED,
+    "deep/down/test_unwanted.py": UNWANTED,
+    "odd::name/test_odd.py": "def test_odd(): pass",
+    "test_top.py": "def test_a(): pass\ndef test_b(): pass",
+}
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "only",
+    [
+        ["sub/test_many.py::test_parametrised[a]"],
+        ["sub/test_many.py::test_parametrised[b/c]", "sub/test_many.py::test_parametrised[d::e]"],
+        ["sub/test_many.py::test_parametrised[two words]", "test_top.py::test_b"],
+        ["sub/test_many.py::test_parametrised[\\xe9]"],
+        ["sub/test_many.py::test_parametrised[[x]]"],
+        ["sub/test_many.py::test_parametrised[\\n]"],
+        ["sub/test_many.py::TestOuter::TestInner::test_it"],
+        ["sub/test_many.py::TestCase::test_it", "sub/test_thing.py::test_other"],
+        ["odd::name/test_odd.py::test_odd"],
+    ],
+)
+def test_only_what_is_asked_for_is_run(workers: list[str], only: list[str], tmp_path: Path) -> None:
+    seen = probe(write(tmp_path, TREE), *workers, settings={"only": only})
+    assert (seen.done.code, seen.report.torn) == (0, None), seen.done.stdout
+    assert sorted(seen.report.ids) == sorted(only)
+    assert sorted(test.node_id for test in seen.report.tests) == sorted(only)
+
+
+def test_a_file_stands_for_all_its_tests(tmp_path: Path) -> None:
+    only = ["sub/test_thing.py", "test_top.py::test_b", "no/such_test.py::test_it"]
+    seen = probe(write(tmp_path, TREE), settings={"only": only})
+    assert (seen.done.code, seen.report.ids) == (
+        0,
+        ("sub/test_thing.py::test_it", "sub/test_thing.py::test_other", "test_top.py::test_b"),
+    )
+    assert b"2 deselected" in seen.done.stdout
+
+
+def test_without_a_wanted_test_nothing_runs(tmp_path: Path) -> None:
+    for only in ([], ["sub/test_thing.py::test_none"]):
+        seen = probe(write(tmp_path, TREE), settings={"only": only})
+        assert (seen.report.exit_code, seen.report.collected, seen.report.torn) == (5, 0, None)
+
+
+def test_files_that_are_named_are_no_usage_error_when_they_are_not_wanted(tmp_path: Path) -> None:
+    root = write(tmp_path, {"test_a.py": "def test_a(): pass", "test_b.py": "def test_b(): pass"})
+    arguments = ["./test_a.py", "./test_b.py"]
+    seen = probe(root, *arguments, settings={"only": ["test_b.py::test_b"]})
+    assert (seen.done.code, seen.report.ids) == (0, ("test_b.py::test_b",))
+
+
+def test_a_wanted_file_that_cannot_be_imported_is_a_collection_error(tmp_path: Path) -> None:
+    root = write(tmp_path, {"test_a.py": "import no_such_module", "test_b.py": UNWANTED})
+    seen = probe(root, settings={"only": ["test_a.py::test_a"]})
+    assert [test.node_id for test in seen.report.collect_errors] == ["test_a.py"]
+
+
+def test_ids_that_no_pipe_likes_are_asked_for_as_they_were_reported(tmp_path: Path) -> None:
+    tests = """
+import pytest
+@pytest.mark.parametrize("x", [1, 2], ids=["a\\nb\\x00\\u2028\\ud800", "c" * 5000])
+def test_it(x): pass
+"""
+    root = write(tmp_path, {"test_it.py": tests})
+    all_ids = probe(root).report.ids
+    assert len(all_ids) == 2
+    for node_id in all_ids:
+        seen = probe(root, settings={"only": [node_id]})
+        assert (seen.done.code, seen.report.ids) == (0, (node_id,))
+
+
+def test_long_list_of_ids(tmp_path: Path) -> None:
+    tests = """
+import pytest
+@pytest.mark.parametrize("x", range(4000))
+def test_it_with_a_name_that_is_long_as_names_of_tests_are(x): pass
+"""
+    root = write(tmp_path, {"test_it.py": tests})
+    name = "test_it.py::test_it_with_a_name_that_is_long_as_names_of_tests_are"
+    only = [f"{name}[{number}]" for number in range(0, 4000, 2)]
+    assert len(json.dumps(only)) > 128 * 1024
+    for workers in ([], ["-n1"]):
+        seen = probe(root, *workers, settings={"only": only})
+        assert (seen.done.code, list(seen.report.ids)) == (0, only)
 
 
 def test_without_a_descriptor_pytest_runs_all_the_same(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from sandbox_engine.pytest_report import MAX_ID_CHARS, MAX_MESSAGE_CHARS, parse_report
 from sandbox_engine.verdict import TestOutcome, TestRecord
 
+BEGIN = {"kind": "begin", "nonce": ""}
 START = {"kind": "start", "python": "3.12.1", "pytest": "9.0.3", "xdist": False}
 COLLECTED = {"kind": "collected", "ids": ["t.py::a", "t.py::b"]}
 A = {"kind": "test", "id": "t.py::a", "outcome": "passed", "duration_s": 0.5, "message": None}
 B = {"kind": "test", "id": "t.py::b", "outcome": "failed", "duration_s": 1, "message": "no"}
 MODULES = {"kind": "modules", "modules": {"m": "/box/m.py"}}
-END = {"kind": "end", "exit": 1, "counts": {"passed": 1, "failed": 1}}
-WHOLE = [START, COLLECTED, A, B, MODULES, END]
+END = {"kind": "end", "nonce": "", "exit": 1, "counts": {"passed": 1, "failed": 1}}
+WHOLE = [BEGIN, START, COLLECTED, A, B, MODULES, END]
 
 
 def stream(*lines: dict[str, Any]) -> bytes:
@@ -49,25 +50,45 @@ def test_no_session() -> None:
 def test_session_that_stops_early_is_not_torn() -> None:
     for length in range(1, len(WHOLE)):
         report = parse_report(stream(*WHOLE[:length]))
-        assert (report.started, report.ended, report.torn) == (True, False, None)
+        assert (report.started, report.ended, report.torn) == (length > 1, False, None)
+
+
+@pytest.mark.parametrize("nonce", ["", "1", "22"])
+def test_report_with_another_nonce_is_torn(nonce: str) -> None:
+    own = stream(*({**line, "nonce": "2"} for line in WHOLE))
+    assert parse_report(own, "2").torn is None
+    report = parse_report(own, nonce)
+    assert (report.torn, report.started) == (
+        "somebody else than the probe wrote its beginning or its end",
+        False,
+    )
+
+
+def test_report_without_its_beginning_is_torn() -> None:
+    for lines in ([START], [A], [END]):
+        assert parse_report(stream(*lines)).torn == "it has no beginning"
 
 
 def test_collection_error() -> None:
     error = {"kind": "collect-error", "id": "t.py", "message": "SyntaxError"}
-    report = parse_report(stream(START, error))
+    report = parse_report(stream(BEGIN, START, error))
     assert report.collect_errors == (TestRecord("t.py", TestOutcome.ERROR, 0.0, "SyntaxError"),)
 
 
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        ([COLLECTED], "beginning"),
+        ([COLLECTED], "no session"),
+        ([BEGIN, START], "two probes"),
+        ([{**BEGIN, "nonce": "1"}], "two probes"),
+        ([START, A, B, MODULES, {**END, "nonce": "1"}], "somebody else"),
+        ([START, A, B, MODULES, {**END, "nonce": None}], "somebody else"),
         ([START, START], "two sessions"),
         ([START, COLLECTED, COLLECTED], "doubled"),
         ([START, MODULES, MODULES], "doubled"),
-        ([*WHOLE, A], "after its end"),
-        ([*WHOLE, START], "after its end"),
-        ([*WHOLE, END], "after its end"),
+        ([*WHOLE[1:], A], "after its end"),
+        ([*WHOLE[1:], START], "after its end"),
+        ([*WHOLE[1:], END], "after its end"),
         ([START, END], "without a list of modules"),
         ([START, A, MODULES, END], "counts"),
         ([START, A, B, B, MODULES, END], "counts"),
@@ -94,7 +115,7 @@ def test_collection_error() -> None:
     ],
 )
 def test_forged_streams_are_torn(lines: list[dict[str, Any]], why: str) -> None:
-    report = parse_report(stream(*lines))
+    report = parse_report(stream(BEGIN, *lines))
     assert report.torn is not None
     assert why in report.torn
 
@@ -112,12 +133,12 @@ def test_forged_streams_are_torn(lines: list[dict[str, Any]], why: str) -> None:
         (b'{"kind": "test"}\n', "out of order"),
         (b'{"kind": "test", "n": true}\n', "out of order"),
         (b'{"kind": "test", "n": 1.0}\n', "out of order"),
-        (b'{"kind": "test", "n": 3}\n', "out of order"),
+        (b'{"kind": "test", "n": 4}\n', "out of order"),
         (b'{"kind": "te', "middle of a line"),
     ],
 )
 def test_garbage_is_torn_and_what_came_before_is_kept(end: bytes, why: str) -> None:
-    report = parse_report(stream(START) + end)
+    report = parse_report(stream(BEGIN, START) + end)
     assert report.torn is not None
     assert why in report.torn
     assert report.started
@@ -133,7 +154,7 @@ def test_every_missing_or_doubled_line_is_noticed() -> None:
 def test_long_and_unprintable_text_is_bounded() -> None:
     test = {**A, "id": "i" * 10**6, "message": "m" * 10**6 + "\udcff"}
     surrogate = {**A, "id": "\udcff"}
-    report = parse_report(stream(START, test, surrogate))
+    report = parse_report(stream(BEGIN, START, test, surrogate))
     assert report.torn is None
     assert len(report.tests[0].node_id) == MAX_ID_CHARS
     assert len(report.tests[0].message or "") == MAX_MESSAGE_CHARS
@@ -151,7 +172,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), FIELDS, VALUES), max_size=4))
+@given(st.lists(st.tuples(st.integers(0, 6), FIELDS, VALUES), max_size=4))
 def test_reading_never_raises(changes: list[tuple[int, str, Any]]) -> None:
     lines: list[dict[str, Any]] = [dict(line) for line in WHOLE]
     for number, name, value in changes:
@@ -162,4 +183,4 @@ def test_reading_never_raises(changes: list[tuple[int, str, Any]]) -> None:
 @given(st.binary(max_size=200))
 def test_reading_never_raises_for_bytes(garbage: bytes) -> None:
     parse_report(garbage)
-    parse_report(stream(START) + garbage)
+    parse_report(stream(BEGIN, START) + garbage)

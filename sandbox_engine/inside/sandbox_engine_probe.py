@@ -5,6 +5,9 @@ sandbox's modules are imported and nobody else's, then runs pytest with this sam
 The plugin writes one JSON line for each event to a descriptor that the engine reads. Under
 xdist the workers load it too; they hand their modules to the main process, which alone writes.
 
+The settings come on standard input. An environment variable holds no more than 128 KiB, and
+`/proc` shows for ever what the first environment of a process held.
+
 It runs in the project's own interpreter, beside its tests: Python 3.8 and later, pytest 7 and
 later, the standard library alone, and everything it needs is bound before the first test runs.
 
@@ -26,6 +29,7 @@ sys.path[:] = _PATH
 NAME = "sandbox_engine_probe"
 SETTINGS_ENV = "SANDBOX_ENGINE_PROBE"
 REPORT_ENV = "SANDBOX_ENGINE_REPORT_FD"
+ID_CHARS = 4000
 MESSAGE_CHARS = 8000
 HEAD_CHARS = 2000
 IDS_IN_A_LINE = 100
@@ -39,6 +43,8 @@ NO_SETTINGS = {
     "last_roots": [],
     "first_party": [],
     "early": False,
+    "nonce": "",
+    "only": None,
 }
 
 
@@ -109,10 +115,11 @@ def is_own(path):
     return is_inside(path, real(HERE))
 
 
-def launch(arguments):
+def launch(arguments, settings):
     """Run pytest with `arguments` on the sandbox's modules; return its exit code."""
     sys.modules[NAME] = sys.modules["__main__"]
-    settings = read_settings()
+    # The workers of xdist need most of them before anything is sent to them.
+    os.environ[SETTINGS_ENV] = json.dumps(dict(settings, only=None))
     places = Places(settings)
     path = [entry for entry in sys.path if real(entry) != real(HERE)]
     if not settings["early"]:
@@ -135,7 +142,21 @@ def launch(arguments):
     return int(pytest.main(["-p", NAME, *arguments]))
 
 
+def take_settings():
+    """Return the settings from standard input, and leave nothing there for anybody else."""
+    try:
+        with open(0, "rb", closefd=False) as stream:
+            given = json.loads(stream.read() or "{}")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+    except (ValueError, OSError):
+        given = {}
+    return dict(NO_SETTINGS, **given)
+
+
 def read_settings():
+    """Return the settings as a process that the launcher's session started finds them."""
     try:
         given = json.loads(os.environ.get(SETTINGS_ENV, "{}"))
     except (ValueError, AttributeError):
@@ -195,18 +216,28 @@ def take_report_fd():
 class Report:
     """Writes numbered JSON lines to a descriptor until that fails for the first time.
 
+    `nonce` is in its first line and its last: whoever does not know it cannot end the report in our
+    place.
+
     Tests replace `os.write`, close descriptors that are not theirs and fork: what is needed is
     held here, and a process other than the one that began, or another file under the same
     number, is not written to.
     """
 
-    def __init__(self, fd):
+    def __init__(self, fd, nonce=""):
         self.fd = fd
+        self.nonce = nonce
         self.count = 0
         self.os = (os.write, os.fstat, os.getpid)
         self.encode = json.JSONEncoder().encode if fd >= 0 else None
         self.owner = os.getpid()
         self.file = self.identity()
+
+    def begin(self):
+        self.line("begin", nonce=self.nonce)
+
+    def end(self, **fields):
+        self.line("end", nonce=self.nonce, **fields)
 
     def identity(self):
         fstat = self.os[1]
@@ -302,12 +333,49 @@ def printable(text):
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def name_of(node_id):
+    """Return `node_id` as the report has it."""
+    return printable(node_id)[:ID_CHARS]
+
+
+class Filter:
+    """The plugin that keeps the tests that are asked for, where they are collected.
+
+    An id without `::` is a file and stands for all of its tests. Files from which nothing is
+    wanted are not imported; what else pytest has to look at is not known here.
+    """
+
+    def __init__(self, config, only):
+        self.root = str(config.rootpath)
+        self.ids = frozenset(only)
+        self.files = frozenset(node_id.partition("::")[0] for node_id in only)
+
+    def pytest_ignore_collect(self, collection_path):
+        path = printable(os.path.relpath(str(collection_path), self.root))
+        # The part of an id before `::` is not the whole of a path that holds it.
+        is_wanted = "::" in path or path.replace(os.sep, "/") in self.files
+        if is_wanted or collection_path.name in ("__init__.py", "conftest.py"):
+            return None
+        return True if collection_path.is_file() else None
+
+    def pytest_collection_modifyitems(self, config, items):
+        kept = [item for item in items if self.keeps(name_of(item.nodeid))]
+        if len(kept) < len(items):
+            ids = set(map(id, kept))
+            config.hook.pytest_deselected(items=[item for item in items if id(item) not in ids])
+            items[:] = kept
+
+    def keeps(self, name):
+        return name in self.ids or name.partition("::")[0] in self.ids
+
+
 class Worker:
     """The plugin in a worker of xdist: it hands over the modules that it saw."""
 
     def __init__(self, config):
         self.config = config
-        self.modules = Modules(Places(config.workerinput.get(SETTINGS_KEY) or read_settings()))
+        self.settings = config.workerinput.get(SETTINGS_KEY) or read_settings()
+        self.modules = Modules(Places(self.settings))
 
     def pytest_collection_finish(self):
         self.modules.look()
@@ -320,9 +388,9 @@ class Worker:
 class Main:
     """The plugin in the main process: it writes the report."""
 
-    def __init__(self, config, report):
+    def __init__(self, config, settings, report):
         self.report = report
-        self.settings = read_settings()
+        self.settings = settings
         self.modules = Modules(Places(self.settings))
         self.session = None
         self.is_over = False
@@ -351,7 +419,7 @@ class Main:
     def collect(self, ids):
         if self.collected is None:
             self.collected = len(ids)
-            names = [printable(node_id) for node_id in ids]
+            names = [name_of(node_id) for node_id in ids]
             for start in range(0, len(names) or 1, IDS_IN_A_LINE):
                 end = start + IDS_IN_A_LINE
                 self.report.line("collected", ids=names[start:end], more=end < len(names))
@@ -368,9 +436,7 @@ class Main:
         # Under xdist every worker reports the same error.
         if report.failed and report.nodeid not in self.broken:
             self.broken.add(report.nodeid)
-            self.report.line(
-                "collect-error", id=printable(report.nodeid), message=message_of(report)
-            )
+            self.report.line("collect-error", id=name_of(report.nodeid), message=message_of(report))
 
     def pytest_runtest_logreport(self, report):
         key = (report.nodeid, getattr(report, "worker_id", None))
@@ -390,7 +456,7 @@ class Main:
         self.counts[test.outcome] = self.counts.get(test.outcome, 0) + 1
         self.report.line(
             "test",
-            id=printable(node_id),
+            id=name_of(node_id),
             outcome=test.outcome,
             duration_s=round(test.duration_s, 6),
             message=test.message,
@@ -407,7 +473,7 @@ class Main:
         self.modules.look()
         self.report.line("environment", **environment_sources(self.modules))
         self.report.line("modules", modules=self.modules.files)
-        self.report.line("end", exit=int(self.session.exitstatus), counts=self.counts)
+        self.report.end(exit=int(self.session.exitstatus), counts=self.counts)
 
 
 class Test:
@@ -468,16 +534,19 @@ def pytest_configure(config):
     if hasattr(config, "workerinput"):
         plugin = Worker(config)
     else:
-        fd = REPORT_FD if REPORT_FD >= 0 else take_report_fd()
-        plugin = Main(config, Report(fd))
-        mark_hooks()
+        plugin = Main(config, SETTINGS or read_settings(), REPORT or Report(-1))
+    mark_hooks()
     config.pluginmanager.register(plugin, NAME + "_session")
+    only = plugin.settings["only"]
+    if only is not None:
+        config.pluginmanager.register(Filter(config, only), NAME + "_filter")
 
 
 def mark_hooks():
-    """Mark the hooks that only xdist knows, and the one that has to be last."""
+    """Mark the hooks that only xdist knows, and those that have to be last."""
     from pytest import hookimpl
 
+    hookimpl(trylast=True)(Filter.pytest_collection_modifyitems)
     hookimpl(optionalhook=True)(Main.pytest_xdist_node_collection_finished)
     hookimpl(optionalhook=True)(Main.pytest_configure_node)
     hookimpl(optionalhook=True)(Main.pytest_testnodedown)
@@ -485,10 +554,14 @@ def mark_hooks():
     hookimpl(trylast=True)(Main.pytest_sessionfinish)
 
 
-REPORT_FD = -1
+SETTINGS = None
+REPORT = None
 
 if __name__ == "__main__":
-    REPORT_FD = take_report_fd()
-    sys.exit(launch(sys.argv[1:]))
+    SETTINGS = take_settings()
+    REPORT = Report(take_report_fd(), SETTINGS.pop("nonce"))
+    # Before anything of the tree is imported, which might write a beginning of its own.
+    REPORT.begin()
+    sys.exit(launch(sys.argv[1:], SETTINGS))
 elif __name__ == NAME and "PYTEST_XDIST_WORKER" in os.environ:
     redirect_imports(Places(read_settings()))
