@@ -30,7 +30,8 @@ class BaseTests:
     """The tests of a base.
 
     `outcomes` has each collected node id, None for one that did not run; `repeated` how often an
-    id came, where that is more than once. `flaky` are those that ended now so, now otherwise.
+    id came, where that is more than once. `flaky` are those that ended now so, now otherwise,
+    `steady` those that were run again and stayed green.
     `broken` are the files and folders that could not be collected. `patched` are the functions of
     pytest that the base's own code replaces. `is_gated` says that pytest ended with 1 although
     no test failed.
@@ -39,6 +40,7 @@ class BaseTests:
     outcomes: Mapping[str, TestOutcome | None] = field(default_factory=dict)
     repeated: Mapping[str, int] = field(default_factory=dict)
     flaky: frozenset[str] = frozenset()
+    steady: frozenset[str] = frozenset()
     broken: frozenset[str] = frozenset()
     patched: frozenset[str] = frozenset()
     is_gated: bool = False
@@ -63,6 +65,7 @@ class BaseTests:
             "outcomes": groups,
             "repeated": dict(self.repeated),
             "flaky": sorted(self.flaky),
+            "steady": sorted(self.steady),
             "broken": sorted(self.broken),
             "patched": sorted(self.patched),
             "is_gated": self.is_gated,
@@ -79,6 +82,7 @@ class BaseTests:
             },
             record["repeated"],
             frozenset(record["flaky"]),
+            frozenset(record["steady"]),
             frozenset(record["broken"]),
             frozenset(record["patched"]),
             record["is_gated"],

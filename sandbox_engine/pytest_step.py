@@ -86,10 +86,6 @@ class Observed:
     doubt: Doubt | None
 
     @property
-    def is_red(self) -> bool:
-        return bool(self.red)
-
-    @property
     def red(self) -> frozenset[str]:
         """The ids of the tests that failed, and of the files that could not be collected."""
         records = (*self.report.collect_errors, *self.report.tests)

@@ -224,11 +224,14 @@ class Run:
                 self._keep_base(key, found)
             return found
 
-    def _learn(self, arguments: Sequence[str], flaky: Set[str]) -> None:
-        """Remember that some of the base's tests are flaky."""
+    def _learn(self, arguments: Sequence[str], flaky: Set[str], steady: Set[str]) -> None:
+        """Remember which of the base's tests are flaky, and which stayed green."""
         key = self._base_key(arguments)
         if known := self._cache.find_base(key):
-            self._keep_base(key, dataclasses.replace(known, flaky=known.flaky | flaky))
+            more = dataclasses.replace(
+                known, flaky=known.flaky | flaky, steady=known.steady | steady
+            )
+            self._keep_base(key, more)
 
     def _keep_base(self, key: str, tests: BaseTests) -> None:
         with contextlib.suppress(DiskFullError):

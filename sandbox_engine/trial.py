@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,16 +50,16 @@ class Court:
     """What a trial works with.
 
     `known` tells what the tests that some arguments select do on the base, and `learn` is told
-    which of them turned out flaky there. `provided` are the top-level modules of the project,
-    `read` returns a file of the candidate, and `restored` the candidate with some paths as in the
-    base.
+    which of them turned out flaky there, and which steady. `provided` are the top-level modules of
+    the project, `read` returns a file of the candidate, and `restored` the candidate with some
+    paths as in the base.
     """
 
     candidate: CandidateTree
     recipe: Recipe
     observe: Observe
     known: Callable[[Sequence[str]], BaseTests | Doubt]
-    learn: Callable[[Sequence[str], Set[str]], None]
+    learn: Callable[[Sequence[str], Set[str], Set[str]], None]
     provided: Callable[[], Set[str]]
     read: Callable[[bytes], File | None]
     restored: Callable[[Set[bytes]], CandidateTree]
@@ -206,9 +206,10 @@ def _settled(
             left = [node for node in left if node not in alone]
     new = {test.node_id for test in suspects if test.category is Category.NEW_FAILED}
     on_base = _named_before([node for node in (*left, *alone) if node not in new], changes)
-    red = _red_on_base(court, arguments, on_base) if on_base else frozenset()
-    if red:
-        court.learn(arguments, red & base.outcomes.keys())
+    unsure = frozenset(on_base.values()) - base.steady
+    red = _red_on_base(court, arguments, unsure)
+    if unsure:
+        court.learn(arguments, red & base.outcomes.keys(), unsure - red)
     failing_there = {node for node, old in on_base.items() if old in red}
     tests = delta.with_category(tests, alone | failing_there, Category.FLAKY)
     if any(test.category and test.category.is_blamed for test in tests):
@@ -223,19 +224,16 @@ def _named_before(nodes: Sequence[str], changes: Changes) -> dict[str, str]:
     return {node: old.get(file, file) + node[len(file) :] for node, file in files.items()}
 
 
-def _red_on_base(
-    court: Court, arguments: Sequence[str], nodes: Mapping[str, str]
-) -> frozenset[str]:
+def _red_on_base(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozenset[str]:
     """Return those of the base's tests that fail there too when they are run again."""
     base = tree.unchanged(court.candidate)
     red: set[str] = set()
     deadline = time.monotonic() + _BASE_RERUN_S
     for number in range(_BASE_RERUNS):
-        left = [node for node in nodes.values() if node not in red]
+        left = sorted(nodes - red)
         if not left or (number and time.monotonic() > deadline):
             break
-        seen = court.observe(base, arguments, only=left)
-        red |= seen.red & set(left)
+        red |= court.observe(base, arguments, only=left).red & nodes
     return frozenset(red)
 
 

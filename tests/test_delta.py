@@ -161,6 +161,7 @@ def test_a_base_survives_json() -> None:
         {"a": P, "b": F, "c": None, "d": XF},
         {"a": 2},
         frozenset("b"),
+        frozenset("a"),
         frozenset({"x.py"}),
         frozenset({"_pytest.runner.f"}),
         is_gated=True,
