@@ -342,12 +342,14 @@ class EditReport:
 class Changes:
     """What a patch makes of a tree: only paths that differ; None is a deleted file.
 
-    `renames` maps a new path to the old one it took its content from.
+    `renames` maps a new path to the old one it took its content from. `reading` is the reading of
+    the patch that fitted.
     """
 
     files: Mapping[bytes, File | None]
     reports: tuple[EditReport, ...]
     renames: Mapping[bytes, bytes]
+    reading: Patch
 
     @property
     def records(self) -> tuple[EditRecord, ...]:
