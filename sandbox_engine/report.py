@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sandbox_engine.delta import newly_skipped
 from sandbox_engine.verdict import (
     Category,
+    Culprit,
     EditRecord,
+    Explanation,
     Finding,
     Outcome,
     StepResult,
@@ -36,6 +38,8 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     yield from _findings(verdict.findings)
     for step in verdict.steps:
         yield from _step(step)
+    if verdict.explanation:
+        yield from _explanation(verdict.explanation)
     if verdict.hint:
         yield ""
         yield f"hint: {verdict.hint}"
@@ -96,6 +100,58 @@ def _edits(edits: tuple[EditRecord, ...]) -> Iterator[str]:
         yield f"edit {edit.index + 1:<4} {edit.path}{line}: {edit.message}"
     if len(told) > _TESTS_SHOWN:
         yield f"  and {len(told) - _TESTS_SHOWN} more"
+
+
+def _explanation(explanation: Explanation) -> Iterator[str]:
+    """Yield which edits broke which tests; edits are counted from 1 in the order of the patch."""
+    yield ""
+    for culprit in explanation.culprits:
+        yield from _culprit(culprit, explanation)
+    if explanation.passing:
+        alone = "passes" if len(explanation.passing) == 1 else "pass"
+        yield f"  {_numbered(explanation.passing)} alone {alone}"
+    if explanation.unexplained:
+        yield f"  nothing is known of what broke {_named(explanation.unexplained)}"
+    if not explanation.is_complete:
+        yield f"  not all was tried in {explanation.runs} runs: fewer edits may be enough"
+
+
+def _culprit(culprit: Culprit, explanation: Explanation) -> Iterator[str]:
+    verb = "is" if len(culprit.tests) == 1 else "are"
+    told = {edit.index: edit.description for edit in explanation.edits}
+    together = " together" if len(culprit.edits) > 1 else ""
+    line = f"  {_named(culprit.tests)} {verb} broken by {_numbered(culprit.edits)}{together}:"
+    if not together:
+        yield f"{line} {told[culprit.edits[0]]}"
+        return
+    yield line
+    for index in culprit.edits[:_TESTS_SHOWN]:
+        yield f"    edit {index + 1}: {told[index]}"
+    if len(culprit.edits) > _TESTS_SHOWN:
+        yield f"    and {len(culprit.edits) - _TESTS_SHOWN} more"
+
+
+def _named(tests: Sequence[str]) -> str:
+    more = len(tests) - _TESTS_SHOWN
+    return _listed([*tests[:_TESTS_SHOWN], *([f"{more} more"] if more > 0 else [])])
+
+
+def _numbered(edits: Sequence[int]) -> str:
+    """Return indices as the numbers that people count with: `edits 1 to 3 and 5`."""
+    runs: list[list[int]] = []
+    for number in (index + 1 for index in edits):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts: list[str] = []
+    for run in runs:
+        parts += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run)
+    return f"{'edit' if len(edits) == 1 else 'edits'} {_listed(parts)}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
 
 
 def _place(finding: Finding) -> str:

@@ -36,7 +36,7 @@ class CandidateTree:
     """A base commit with every edit of a patch made; see `write_tree` for its objects.
 
     `before` and `after` map each changed path to what it held and holds; None means absent.
-    `edits` tells what became of each edit.
+    `edits` tells what became of each edit, `reading` is the reading of the patch that fitted.
     """
 
     id: TreeId
@@ -46,6 +46,7 @@ class CandidateTree:
     after: Mapping[bytes, File | None]
     renames: Mapping[bytes, bytes]
     edits: tuple[EditRecord, ...] = ()
+    reading: Patch | None = None
 
     @property
     def changed_paths(self) -> tuple[str, ...]:
@@ -98,6 +99,7 @@ def build_tree(
         after=changes.files,
         renames=changes.renames,
         edits=changes.records,
+        reading=changes.reading,
     )
 
 

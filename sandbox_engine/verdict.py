@@ -148,6 +148,50 @@ class EditRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AtomRecord:
+    """One edit that can be made or left out by itself, as a hunk; `index` counts from 0.
+
+    `line` is the 1-based line of the patch's text, None where it is not known.
+    """
+
+    index: int
+    path: str
+    line: int | None
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """Tests that fail when only `edits` are made, which are named by index.
+
+    A test that is broken in several ways is in several.
+    """
+
+    tests: tuple[str, ...]
+    edits: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Which edits of a patch break which tests, as far as it was tried.
+
+    `passing` are edits that break none of these tests when they alone are made; None where none
+    were seen. Neither they nor a culprit are inferred: each was run. `unexplained` are tests of
+    which no culprit is known, as one that does not fail when it is run again. `runs` is how many
+    runs it took. With `is_complete` none of a culprit's edits can be left out: with one less, its
+    tests pass or cannot be judged. Without, there was more to try. `edits` describes what the
+    indices name.
+    """
+
+    culprits: tuple[Culprit, ...] = ()
+    passing: tuple[int, ...] | None = None
+    unexplained: tuple[str, ...] = ()
+    runs: int = 0
+    is_complete: bool = False
+    edits: tuple[AtomRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Author:
     """Who made a patch that came as mail; `date` is ISO 8601, "" where the mail has none."""
 
@@ -216,8 +260,8 @@ class Verdict:
     `base` and `base_tree` are what the patch was applied to, `tree` is exactly what was judged
     and what a promotion lands; it is None when no tree could be built. `isolation` is the
     tier of what was run, `openings` what those runs could reach outside of the sandbox. `cause`
-    says why it is INCONCLUSIVE. `test_control` are the changed paths that steer the tests. Times
-    are in seconds.
+    says why it is INCONCLUSIVE. `test_control` are the changed paths that steer the tests.
+    `explanation` tells which edits broke tests, None where nobody asked. Times are in seconds.
     """
 
     outcome: Outcome
@@ -237,6 +281,7 @@ class Verdict:
     openings: tuple[str, ...] = ()
     cause: Cause | None = None
     test_control: tuple[str, ...] = ()
+    explanation: Explanation | None = None
     environment: str = ""
     engine_version: str = ""
     elapsed_s: float = 0.0
@@ -257,6 +302,8 @@ class Verdict:
         """Return the verdict as JSON values, in the form of `docs/verdict.schema.json`."""
         record = dataclasses.asdict(self)
         record["steps"] = [_listed(step) for step in record["steps"]]
+        if record["explanation"] is not None:
+            record["explanation"] = _listed_deep(record["explanation"])
         return {"schema": SCHEMA, **_listed(record)}
 
     @classmethod
@@ -275,6 +322,8 @@ class Verdict:
             for name in ("changed_paths", "openings", "test_control"):
                 fields[name] = tuple(fields.get(name, ()))
             fields["cause"] = _optional(Cause, fields.get("cause"))
+            explanation = fields.get("explanation")
+            fields["explanation"] = None if explanation is None else _explanation(explanation)
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a verdict: {error}") from error
@@ -326,6 +375,13 @@ def _listed(record: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def _listed_deep(value: Any) -> Any:
+    """Return `value` with lists for tuples, in all that it holds."""
+    if isinstance(value, dict):
+        return {key: _listed_deep(inner) for key, inner in value.items()}
+    return [_listed_deep(inner) for inner in value] if isinstance(value, tuple) else value
+
+
 def _findings(records: Iterable[dict[str, Any]]) -> tuple[Finding, ...]:
     return tuple(Finding(**record) for record in records)
 
@@ -338,6 +394,22 @@ def _step(record: dict[str, Any]) -> StepResult:
             "cause": _optional(Cause, record.get("cause")),
             "findings": _findings(record["findings"]),
             "tests": tuple(map(_test, record["tests"])),
+        }
+    )
+
+
+def _explanation(record: dict[str, Any]) -> Explanation:
+    passing = record["passing"]
+    return Explanation(
+        **{
+            **record,
+            "culprits": tuple(
+                Culprit(tuple(culprit["tests"]), tuple(culprit["edits"]))
+                for culprit in record["culprits"]
+            ),
+            "passing": None if passing is None else tuple(passing),
+            "unexplained": tuple(record["unexplained"]),
+            "edits": tuple(AtomRecord(**edit) for edit in record["edits"]),
         }
     )
 

@@ -4,7 +4,10 @@ import dataclasses
 
 from sandbox_engine import report
 from sandbox_engine.verdict import (
+    AtomRecord,
     CommitId,
+    Culprit,
+    Explanation,
     Finding,
     Outcome,
     StepResult,
@@ -59,3 +62,40 @@ def test_a_step_without_tests_shows_the_end_of_its_output() -> None:
     text = report.text(dataclasses.replace(VERDICT, outcome=Outcome.FAILED, steps=(step,)))
     assert "line 99" in text
     assert "line 69\n" not in text
+
+
+ATOMS = tuple(AtomRecord(n, "c.py", None, f"c.py, hunk {n + 1} of 9") for n in range(9))
+
+
+def explained(explanation: Explanation) -> list[str]:
+    explanation = dataclasses.replace(explanation, edits=ATOMS)
+    lines = report.text(dataclasses.replace(VERDICT, explanation=explanation)).split("\n")
+    return [line.strip() for line in lines[2 : lines.index("hint: correct it") - 1]]
+
+
+def test_an_explanation_says_which_edit_broke_a_test() -> None:
+    culprits = (Culprit(("t.py::a",), (1,)),)
+    assert explained(Explanation(culprits, (0, 2), (), 5, True)) == [
+        "t.py::a is broken by edit 2: c.py, hunk 2 of 9",
+        "edits 1 and 3 alone pass",
+    ]
+
+
+def test_an_explanation_lists_edits_that_break_tests_together() -> None:
+    culprits = (Culprit(("a", "b", "c"), (0, 1, 2, 4, 5, 7)),)
+    lines = explained(Explanation(culprits, (8,), (), 5, True))
+    assert lines[0] == "a, b and c are broken by edits 1 to 3, 5, 6 and 8 together:"
+    assert lines[4:] == [
+        "edit 5: c.py, hunk 5 of 9",
+        "edit 6: c.py, hunk 6 of 9",
+        "edit 8: c.py, hunk 8 of 9",
+        "edit 9 alone passes",
+    ]
+
+
+def test_an_explanation_says_what_is_not_known() -> None:
+    tests = tuple(f"t{n}" for n in range(12))
+    assert explained(Explanation((), None, tests, 3)) == [
+        "nothing is known of what broke t0, t1, t2, t3, t4, t5, t6, t7, t8, t9 and 2 more",
+        "not all was tried in 3 runs: fewer edits may be enough",
+    ]

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 from sandbox_engine.verdict import (
+    AtomRecord,
     Cause,
     CommitId,
+    Culprit,
+    Explanation,
     Outcome,
     StepResult,
     TestOutcome,
@@ -62,3 +68,31 @@ def test_red_tests_are_collected_from_all_steps() -> None:
 def test_what_is_no_verdict_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         Verdict.from_json(record)
+
+
+EXPLANATION = Explanation(
+    (Culprit(("t.py::a", "t.py::b"), (1,)),),
+    (0, 2),
+    ("t.py::c",),
+    7,
+    True,
+    (AtomRecord(1, "calc.py", 14, "calc.py, hunk 1 of 2"), AtomRecord(2, "b", None, "b, deleted")),
+)
+
+
+@pytest.mark.parametrize(
+    "explanation",
+    [None, EXPLANATION, Explanation(), dataclasses.replace(EXPLANATION, passing=None)],
+)
+def test_an_explanation_survives_its_json_form(explanation: Explanation | None) -> None:
+    verdict = dataclasses.replace(VERDICT, tree=TreeId("a" * 40), explanation=explanation)
+    record = json.loads(json.dumps(verdict.to_json()))
+    schema = Path(__file__).parent.parent / "docs" / "verdict.schema.json"
+    jsonschema.validate(record, json.loads(schema.read_text()))
+    assert Verdict.from_json(record) == verdict
+
+
+def test_a_verdict_from_before_explanations_has_none() -> None:
+    record = VERDICT.to_json()
+    del record["explanation"]
+    assert Verdict.from_json(record).explanation is None

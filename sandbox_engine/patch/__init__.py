@@ -21,6 +21,7 @@ from sandbox_engine.patch.edits import (
 )
 from sandbox_engine.patch.formats import PARSERS, detect
 from sandbox_engine.patch.paths import check_path
+from sandbox_engine.patch.selection import Atom, atoms, select
 from sandbox_engine.patch.whole_files import patch_from_files
 from sandbox_engine.verdict import Finding
 
@@ -29,6 +30,7 @@ __all__ = [
     "MAX_EDITS",
     "MAX_PATCH_BYTES",
     "NOTHING_MORE",
+    "Atom",
     "Changes",
     "CommitNote",
     "EditReport",
@@ -39,9 +41,11 @@ __all__ = [
     "Policy",
     "Rung",
     "apply_patch",
+    "atoms",
     "check_path",
     "parse_patch",
     "patch_from_files",
+    "select",
 ]
 
 MAX_PATCH_BYTES = 64 * 2**20

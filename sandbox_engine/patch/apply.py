@@ -81,7 +81,8 @@ def apply_patch(
     others = [attempt(other) for other in _fitting(patch, first.overlay)]
     made = [other for other in others if other.is_made]
     if len(made) == 1:
-        return made[0].changes(strip=made[0].strip if made[0].strip != patch.strip else None)
+        strip = made[0].patch.strip
+        return made[0].changes(strip=strip if strip != patch.strip else None)
     if not first.is_made:
         raise first.refusal()
     if patch.doubts:
@@ -115,7 +116,7 @@ class _Attempt:
 
     def __init__(self, patch: Patch, overlay: Overlay) -> None:
         self.overlay = overlay
-        self.strip = patch.strip
+        self.patch = patch
         for edit in patch.edits:
             is_move = isinstance(edit, FileDiff) and (edit.is_rename or not edit.new_path)
             if is_move and isinstance(edit, FileDiff) and edit.old_path:
@@ -146,7 +147,7 @@ class _Attempt:
         renames = {
             new: old for new, old in self.overlay.renames.items() if files.get(new) is not None
         }
-        return Changes(files, reports, renames)
+        return Changes(files, reports, renames, self.patch)
 
     def refusal(self) -> PatchConflictError | PatchPolicyError:
         refused = [report for report in self.reports if report.status.is_refusal]

@@ -35,6 +35,7 @@ class InsertLines:
     path: bytes
     text: bytes
     line: int | None = None
+    patch_line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ class Section:
     second place is a refusal. With `at_end` a place that ends the file wins over others. The one
     place of the text elsewhere (further up, or not at the end) is taken as `moved`. An empty
     `before` inserts `after`: right after the last anchor, or at the end of the file where there
-    is none.
+    is none. One that `is_skipped` is sought like the others, so that those after it are sought
+    where they would be, and its lines stay as they are.
     """
 
     before: tuple[bytes, ...]
@@ -121,6 +123,7 @@ class Section:
     anchors: tuple[bytes, ...] = ()
     at_end: bool = False
     patch_line: int = field(default=0, compare=False)
+    is_skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,9 @@ class Hunk:
     Lines keep their newline; one that is marked `\\ No newline at end of file` has none.
     `leading` and `trailing` count context lines; `patch_line` is where the header stands.
     `is_loose` marks one that git calls corrupt and whose lines were counted anew: its text must
-    be in one place alone. A loose hunk without numbers has an `old_start` of -1.
+    be in one place alone. A loose hunk without numbers has an `old_start` of -1. One that
+    `is_skipped` is sought like the others, so that no other takes its place, and its lines stay
+    as they are.
     """
 
     old_start: int
@@ -155,6 +160,7 @@ class Hunk:
     trailing: int
     patch_line: int
     is_loose: bool = False
+    is_skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,12 +348,14 @@ class EditReport:
 class Changes:
     """What a patch makes of a tree: only paths that differ; None is a deleted file.
 
-    `renames` maps a new path to the old one it took its content from.
+    `renames` maps a new path to the old one it took its content from. `reading` is the reading of
+    the patch that fitted.
     """
 
     files: Mapping[bytes, File | None]
     reports: tuple[EditReport, ...]
     renames: Mapping[bytes, bytes]
+    reading: Patch
 
     @property
     def records(self) -> tuple[EditRecord, ...]:

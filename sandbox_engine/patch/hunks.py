@@ -52,7 +52,10 @@ def lowest(rungs: Sequence[Rung]) -> Rung | None:
 
 
 def make_hunks(hunks: tuple[Hunk, ...], content: bytes, search: Search) -> Made:
-    """Return `content` with every hunk made; raise EditRefused for the first that has no place."""
+    """Return `content` with every hunk made; raise EditRefused for the first that has no place.
+
+    A skipped one without a place is passed over.
+    """
     if not hunks:
         return Made(content)
     search.open(content)
@@ -72,10 +75,16 @@ def _as_git(hunks: tuple[Hunk, ...], content: bytes, search: Search) -> Made | N
         at = image.place(hunk)
         if at is None:
             return None
+        if hunk.is_skipped:
+            continue
         if at != _stated(hunk) and (at or hunk.old_start > 1):
             rung = Rung.MOVED
         first = at + 1 + hunk.leading if first is None else first
-    return Made(image.content(), first, rung, total=len(hunks))
+    return Made(image.content(), first, rung, total=_count_made(hunks))
+
+
+def _count_made(hunks: tuple[Hunk, ...]) -> int:
+    return sum(not hunk.is_skipped for hunk in hunks)
 
 
 def _stated(hunk: Hunk) -> int:
@@ -90,6 +99,9 @@ def _down_the_rungs(hunks: tuple[Hunk, ...], content: bytes, search: Search) -> 
     notes: list[str] = []
     done = 0
     for number, hunk in enumerate(hunks, 1):
+        if hunk.is_skipped:
+            _pass_over(hunk, index, search)
+            continue
         place, new = _place(hunk, number, len(hunks), index, search)
         rungs += [] if place.is_done else [place.rung]
         if place.is_done:
@@ -103,7 +115,18 @@ def _down_the_rungs(hunks: tuple[Hunk, ...], content: bytes, search: Search) -> 
         first = place.at + 1 + hunk.leading if first is None else first
         index.replace(place.at, len(new) if place.is_done else len(hunk.old), new)
     result = b"".join(index.lines)
-    return Made(result, first, lowest(rungs), True, done, len(hunks), tuple(notes))
+    return Made(result, first, lowest(rungs), True, done, _count_made(hunks), tuple(notes))
+
+
+def _pass_over(hunk: Hunk, index: LineIndex, search: Search) -> None:
+    """Keep the place of a skipped hunk, if it has one, from being found for another."""
+    try:
+        place = locate(index, hunk.old, hunk.new, _reach(search), _stated_in(hunk, index))
+    except Ambiguous:
+        return
+    if place is not None:
+        count = len(hunk.new if place.is_done else hunk.old)
+        index.replace(place.at, count, index.lines[place.at : place.at + count])
 
 
 def _place(

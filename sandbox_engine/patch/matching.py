@@ -71,7 +71,7 @@ class Image:
         """Make `hunk` where it fits and return that line (0-based), or None and change nothing."""
         at = self._find(hunk)
         if at is not None:
-            self._put(at, len(hunk.old), hunk.new)
+            self._put(at, len(hunk.old), hunk.old if hunk.is_skipped else hunk.new)
         return at
 
     def _find(self, hunk: Hunk) -> int | None:

@@ -178,7 +178,8 @@ def _read_block(reader: _Reader, block: Block) -> None:
     elif new:
         if reader.lines[block.start].endswith(b"\r"):
             new = list(_bare(new))
-        reader.edits.append(InsertLines(name, b"\n".join((*new, b""))))
+        text = b"\n".join((*new, b""))
+        reader.edits.append(InsertLines(name, text, patch_line=block.start + 1))
     else:
         reader.faults.add(block.start + 1, "both sides of the block are empty")
 

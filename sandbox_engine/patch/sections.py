@@ -6,6 +6,7 @@ sought, and a last line without newline is found like any other.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from sandbox_engine.patch import blocks, correct
@@ -33,7 +34,10 @@ _RESEND = "read the file at the base commit and resend the section"
 
 
 def make_sections(content: bytes, edit: SectionedUpdate, search: Search) -> Made:
-    """Return `content` with every section made; raise EditRefused for the first without a place."""
+    """Return `content` with every section made; raise EditRefused for the first without a place.
+
+    A skipped one without a place is passed over.
+    """
     is_open = bool(content) and not content.endswith(b"\n")
     newline = b"\r\n" if is_crlf(content) else b"\n"
     lines = split_lines(content + newline if is_open else content)
@@ -46,6 +50,9 @@ def make_sections(content: bytes, edit: SectionedUpdate, search: Search) -> Made
         title = f"section {number} of {len(edit.sections)}"
         if section.patch_line:
             title += f" (line {section.patch_line} of the patch)"
+        if section.is_skipped:
+            cursor = _pass_over(section, index, cursor, newline, search, edit)
+            continue
         at, count, new, place = _make(section, title, index, cursor, newline, search, edit)
         rungs += [] if place.is_done else [place.rung]
         done += place.is_done
@@ -58,8 +65,26 @@ def make_sections(content: bytes, edit: SectionedUpdate, search: Search) -> Made
     result = b"".join(index.lines)
     if is_open and result.endswith(newline):
         result = result[: -len(newline)]
-    total = len(edit.sections)
+    total = sum(not section.is_skipped for section in edit.sections)
     return Made(result, first, lowest(rungs), False, done, total, tuple(notes))
+
+
+def _pass_over(
+    section: Section,
+    index: LineIndex,
+    cursor: int,
+    newline: bytes,
+    search: Search,
+    edit: SectionedUpdate,
+) -> int:
+    """Keep the place of a skipped section from being found; return where to seek the next from."""
+    quiet = dataclasses.replace(search, explanations=0)
+    try:
+        at, count, _, place = _make(section, "", index, cursor, newline, quiet, edit)
+    except EditRefused:
+        return cursor
+    index.replace(at, count, index.lines[at : at + count])
+    return cursor if place.rung is Rung.MOVED else max(cursor, at + count)
 
 
 def _make(
