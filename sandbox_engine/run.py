@@ -168,6 +168,7 @@ class Run:
                 lambda: self._session.first_party | self._session.near,
                 self._read,
                 functools.partial(tree.restored, self._store, self._candidate),
+                lambda: stage.spent_s,
             )
             return run_steps(Bench(court, stage))
 

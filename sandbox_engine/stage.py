@@ -7,6 +7,7 @@ the commands of earlier steps leave is there for later ones: they are run again 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Self
@@ -34,6 +35,8 @@ class Stage:
         self._tree: TreeId | None = None
         self._is_used = False
         self._commands: list[list[str]] = []
+        self.spent_s = 0.0
+        """How long test sessions have taken so far."""
 
     def __enter__(self) -> Self:
         return self
@@ -49,7 +52,9 @@ class Stage:
             sandbox.restore()
             self._repeat(sandbox)
         self._is_used = True
+        started = time.monotonic()
         yield sandbox
+        self.spent_s += time.monotonic() - started
 
     def command(self, where: CandidateTree, argv: Sequence[str]) -> Completed:
         """Run a command of a step in a sandbox of `where`."""

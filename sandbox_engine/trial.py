@@ -51,8 +51,8 @@ class Court:
 
     `known` tells what the tests that some arguments select do on the base, and `learn` is told
     which of them turned out flaky there, and which steady. `provided` are the top-level modules of
-    the project, `read` returns a file of the candidate, and `restored` the candidate with some
-    paths as in the base.
+    the project, `read` returns a file of the candidate, `restored` the candidate with some
+    paths as in the base, and `spent_s` how long test sessions have taken so far.
     """
 
     candidate: CandidateTree
@@ -63,6 +63,7 @@ class Court:
     provided: Callable[[], Set[str]]
     read: Callable[[bytes], File | None]
     restored: Callable[[Set[bytes]], CandidateTree]
+    spent_s: Callable[[], float]
 
 
 def find_base(
@@ -93,9 +94,9 @@ def try_tests(
 
     With `is_alone` they are not compared with the base's: it has none of them.
     """
-    started = time.monotonic()
+    started_s = court.spent_s()
     result = _try_tests(name, court, arguments, is_alone=is_alone)
-    return dataclasses.replace(result, elapsed_s=time.monotonic() - started)
+    return dataclasses.replace(result, elapsed_s=court.spent_s() - started_s)
 
 
 def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: bool) -> StepResult:
