@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NewType, TypeVar
+
+from sandbox_engine.receipt import Receipt
 
 TreeId = NewType("TreeId", str)
 CommitId = NewType("CommitId", str)
@@ -212,8 +215,8 @@ class Verdict:
     `base` and `base_tree` are what the patch was applied to, `tree` is exactly what was judged
     and what a promotion lands; it is None when no tree could be built. `isolation` is the
     tier of what was run, `openings` what those runs could reach outside of the sandbox. `cause`
-    says why it is INCONCLUSIVE. `test_control` are the changed paths that steer the tests. Times
-    are in seconds.
+    says why it is INCONCLUSIVE. `test_control` are the changed paths that steer the tests.
+    `receipt` goes with PASSED alone. Times are in seconds.
     """
 
     outcome: Outcome
@@ -233,6 +236,7 @@ class Verdict:
     openings: tuple[str, ...] = ()
     cause: Cause | None = None
     test_control: tuple[str, ...] = ()
+    receipt: Receipt | None = None
     environment: str = ""
     engine_version: str = ""
     elapsed_s: float = 0.0
@@ -253,6 +257,7 @@ class Verdict:
         """Return the verdict as JSON values, in the form of `docs/verdict.schema.json`."""
         record = dataclasses.asdict(self)
         record["steps"] = [_listed(step) for step in record["steps"]]
+        record["receipt"] = None if self.receipt is None else self.receipt.to_json()
         return {"schema": SCHEMA, **_listed(record)}
 
     @classmethod
@@ -271,6 +276,8 @@ class Verdict:
             for name in ("changed_paths", "openings", "test_control"):
                 fields[name] = tuple(fields.get(name, ()))
             fields["cause"] = _optional(Cause, fields.get("cause"))
+            receipt = fields.get("receipt")
+            fields["receipt"] = None if receipt is None else Receipt.from_json(receipt)
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a verdict: {error}") from error
@@ -303,6 +310,21 @@ def judge(steps: Sequence[StepResult]) -> Judgement:
             if step.outcome is outcome:
                 return Judgement(outcome, f"{step.name}: {step.reason}", step.hint, step.cause)
     return Judgement(Outcome.PASSED, _evidence(steps))
+
+
+def count_categories(steps: Iterable[StepResult]) -> dict[str, int]:
+    """Return how many tests are of each category."""
+    return _counted(test.category for step in steps for test in step.tests)
+
+
+def count_outcomes(steps: Iterable[StepResult]) -> dict[str, int]:
+    """Return how many of the tests that have no category ended in each way."""
+    tests = (test for step in steps for test in step.tests)
+    return _counted(test.outcome for test in tests if test.category is None)
+
+
+def _counted(words: Iterable[enum.StrEnum | None]) -> dict[str, int]:
+    return dict(Counter(str(word) for word in words if word is not None))
 
 
 def _evidence(steps: Iterable[StepResult]) -> str:
