@@ -25,6 +25,7 @@ from sandbox_engine.errors import (
     StaleBaseError,
     UsageError,
 )
+from sandbox_engine.receipt import Receipt
 from sandbox_engine.recipe import Recipe, Step, StepKind
 from sandbox_engine.verdict import (
     Author,
@@ -54,6 +55,7 @@ __all__ = [
     "Outcome",
     "PatchError",
     "PromotionError",
+    "Receipt",
     "Recipe",
     "RepositoryError",
     "SandboxBusyError",

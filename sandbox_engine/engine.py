@@ -106,14 +106,21 @@ class Engine:
             blank = Verdict(Outcome.REJECTED, recipe.name, commit, base_tree, edits=error.edits)
             verdict = _rejected(blank, error.findings, error.problem, error.remedy)
         else:
-            verdict = self._judge(candidate, recipe, edits.summary, use_cache=use_cache)
-            verdict = dataclasses.replace(verdict, author=_author_of(edits))
+            verdict = self._judge(
+                candidate, recipe, edits.summary, _author_of(edits), use_cache=use_cache
+            )
         return dataclasses.replace(
             verdict, engine_version=VERSION, elapsed_s=round(time.monotonic() - started, 6)
         )
 
     def _judge(
-        self, candidate: CandidateTree, recipe: Recipe, summary: str, *, use_cache: bool
+        self,
+        candidate: CandidateTree,
+        recipe: Recipe,
+        summary: str,
+        author: Author | None,
+        *,
+        use_cache: bool,
     ) -> Verdict:
         run = Run(self.store, self.cache, self.config, candidate, recipe)
         blank = Verdict(
@@ -125,6 +132,7 @@ class Engine:
             edits=candidate.edits,
             changed_paths=candidate.changed_paths,
             summary=summary,
+            author=author,
         )
         if not candidate.after:
             if any(edit.status == EditStatus.ALREADY_APPLIED for edit in candidate.edits):
@@ -149,11 +157,15 @@ class Engine:
                 isolation=run.tier,
             )
         key = Key(candidate.id, candidate.base_tree, recipe.fingerprint(), run.environment)
-        if use_cache and (known := self.cache.find(key)):
+        if use_cache and (known := self._known(key)):
             verdict = dataclasses.replace(
-                known, strategy=recipe.name, base=candidate.base, summary=summary,
-                edits=candidate.edits, is_cached=True,
+                known, strategy=recipe.name, base=candidate.base, summary=summary, author=author,
+                edits=candidate.edits,
             )  # fmt: skip
+            if (known.summary, known.author) != (summary, author):
+                # Whoever promotes by receipt promotes what was validated last.
+                self._keep(key, verdict)
+            verdict = dataclasses.replace(verdict, is_cached=True)
         elif findings := precheck(candidate, recipe.policy, lambda: run.interpreter):
             return _rejected(blank, findings, findings[0].message, findings[0].hint)
         else:
@@ -163,15 +175,25 @@ class Engine:
                 blank, **judged._asdict(), steps=results,
                 isolation=run.tier, openings=recipe.openings if run.runs_something else (),
                 environment=run.environment,
+                receipt=run.receipt(results) if judged.outcome is Outcome.PASSED else None,
             )  # fmt: skip
-            with contextlib.suppress(DiskFullError):
-                # It is right even if it cannot be remembered.
-                self.cache.keep(key, verdict)
+            self._keep(key, verdict)
         if verdict.outcome is Outcome.PASSED and not store.is_kept(self.store, candidate.id):
             tree.write_tree(self.store, candidate)
             commit = store.commit_candidate(self.store, candidate.base, candidate.id)
             store.keep_passed(self.store, candidate.id, commit)
         return verdict
+
+    def _known(self, key: Key) -> Verdict | None:
+        """Return the verdict kept for `key`; one that PASSED without a receipt is not believed."""
+        known = self.cache.find(key)
+        is_bare = known and known.outcome is Outcome.PASSED and known.receipt is None
+        return None if is_bare else known
+
+    def _keep(self, key: Key, verdict: Verdict) -> None:
+        with contextlib.suppress(DiskFullError):
+            # It is right even if it cannot be remembered.
+            self.cache.keep(key, verdict)
 
     def promote(
         self,

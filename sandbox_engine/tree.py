@@ -154,6 +154,12 @@ def read_file(store: Store, candidate: CandidateTree, path: bytes) -> File | Non
     return _read(store.objects, root, path)
 
 
+def top_names(store: Store, candidate: CandidateTree) -> list[bytes]:
+    """Return the names of all that lies at the top of the candidate or of its base, sorted."""
+    changed = {path for path in candidate.after if b"/" not in path}
+    return sorted(changed.union(_names(_root(store, candidate.base_tree))))
+
+
 def differences(store: Store, one: TreeId, other: TreeId) -> Iterator[bytes]:
     """Yield the paths of the files in which two trees differ; equal folders cost nothing."""
     if one != other:

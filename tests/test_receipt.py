@@ -1,14 +1,20 @@
-"""Receipts as values: the digest, the JSON form, and what is refused."""
+"""Receipts as values, and as an engine gives them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import platform
+import sys
 from typing import Any
 
 import pytest
+from conftest import GitBox
 
+from sandbox_engine import Config, Engine, Recipe, Step, StepKind, Verdict
+from sandbox_engine.cache import Cache, Key
+from sandbox_engine.errors import UsageError
 from sandbox_engine.receipt import Receipt, parse_receipt, seal
 from sandbox_engine.verdict import (
     Category,
@@ -117,3 +123,124 @@ def test_tests_are_counted_by_category_and_else_by_outcome() -> None:
 def test_an_altered_copy_is_no_longer_sound() -> None:
     assert RECEIPT.is_sound
     assert not dataclasses.replace(RECEIPT, tree="0" * 40).is_sound
+
+
+def edit(content: str, path: str = "calc.py") -> str:
+    return json.dumps([{"file_path": path, "operation": "REPLACE", "content": content}])
+
+
+GOOD = edit("def add(a, b):\n    return b + a\n")
+BREAKING = edit("def add(a, b):\n    return a - b\n")
+
+
+def receipt_of(verdict: Verdict) -> Receipt:
+    assert verdict.receipt is not None, verdict
+    return verdict.receipt
+
+
+def test_what_passed_has_a_receipt_that_says_what_and_how(project: GitBox, engine: Engine) -> None:
+    verdict = engine.validate(GOOD)
+    receipt = receipt_of(verdict)
+    assert receipt.is_sound
+    assert (receipt.base, receipt.base_tree, receipt.tree) == (
+        project.head,
+        project.git("rev-parse", "HEAD^{tree}"),
+        verdict.tree,
+    )
+    recipe = engine.config.recipe()
+    assert (receipt.strategy, receipt.recipe) == (recipe.name, recipe.fingerprint())
+    assert engine.config.recipe_of(receipt) == recipe
+    counted = {**receipt.categories, **receipt.outcomes}
+    assert counted == {"passed": 2}
+    assert receipt.environment["isolation"] == verdict.isolation
+    assert receipt.environment["environment"] == verdict.environment
+    assert receipt.environment["interpreter"].endswith(f" {sys.executable}")
+    assert platform.release() in receipt.environment["platform"]
+    assert receipt.engine_version == verdict.engine_version
+
+
+@pytest.mark.parametrize("patch", [BREAKING, edit("def add(a"), edit("x = 1\n", "../x.py"), "?"])
+def test_what_did_not_pass_has_none(engine: Engine, patch: str) -> None:
+    assert engine.validate(patch).receipt is None
+
+
+def test_a_known_verdict_comes_back_with_its_receipt(project: GitBox, engine: Engine) -> None:
+    first = engine.validate(GOOD)
+    again = Engine(project.top).validate(GOOD)
+    assert again.is_cached
+    assert again.receipt == first.receipt
+    assert engine.cache.find_receipt(receipt_of(first).digest) is not None
+
+
+@pytest.mark.parametrize("strategy", ["SYNTAX_ONLY", "SYNTAX_AND_PYTEST"])
+def test_another_base_of_the_same_tree_has_another_receipt(
+    project: GitBox, engine: Engine, strategy: str
+) -> None:
+    first = receipt_of(engine.validate(GOOD, strategy=strategy))
+    project.commit({}, "nothing new")
+    second = receipt_of(engine.validate(GOOD, strategy=strategy))
+    assert (first.tree, first.base_tree) == (second.tree, second.base_tree)
+    assert (second.base, second.digest != first.digest) == (project.head, True)
+
+
+def test_a_passed_verdict_that_was_kept_without_a_receipt_is_not_believed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Cache.keep
+
+    def keep_bare(cache: Cache, key: Key, verdict: Verdict) -> None:
+        keep(cache, key, dataclasses.replace(verdict, receipt=None))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "keep", keep_bare)
+        engine.validate(GOOD, strategy="SYNTAX_ONLY")
+    verdict = engine.validate(GOOD, strategy="SYNTAX_ONLY")
+    assert (verdict.is_cached, receipt_of(verdict).is_sound) == (False, True)
+    assert engine.validate(GOOD, strategy="SYNTAX_ONLY").is_cached
+
+
+def test_lock_files_of_the_candidate_count(project: GitBox, engine: Engine) -> None:
+    project.commit({"requirements.txt": "a==1\n", "docs/uv.lock": "x\n"})
+
+    def digest(path: str) -> str:
+        patch = edit("b==2\n", path)
+        receipt = receipt_of(engine.validate(patch, strategy="SYNTAX_ONLY"))
+        return receipt.environment["lock_files"]
+
+    unchanged = digest("readme.txt")
+    assert digest("docs/uv.lock") == unchanged
+    names = ["requirements.txt", "requirements-dev.txt", "uv.lock", "poetry.lock", "pdm.lock"]
+    assert len({unchanged, *map(digest, [*names, "Pipfile.lock"])}) == 7
+
+
+def test_the_receipt_is_of_the_demands_that_were_made(engine: Engine) -> None:
+    recipe = engine.config.recipe("TEST_FIX_STRATEGY")
+    receipt = receipt_of(engine.validate(GOOD, strategy="TEST_FIX_STRATEGY"))
+    assert receipt.demands["allow_test_changes"] is True
+    assert engine.config.recipe_of(receipt).demands == recipe.demands
+    for demands in ({}, {**receipt.demands, "more": 1}, {**receipt.demands, "keep": 1}):
+        strange = seal(dataclasses.replace(receipt, demands=demands))
+        with pytest.raises(UsageError, match="does not know"):
+            engine.config.recipe_of(strange)
+
+
+def test_the_newest_words_are_kept_with_a_known_verdict(engine: Engine) -> None:
+    record = {"analysis": "one", "patches_to_apply": json.loads(GOOD)}
+    digest = receipt_of(engine.validate(json.dumps(record), strategy="SYNTAX_ONLY")).digest
+    record["analysis"] = "two"
+    assert engine.validate(json.dumps(record), strategy="SYNTAX_ONLY").is_cached
+    known = engine.cache.find_receipt(digest)
+    assert known is not None
+    assert (known.summary, known.is_cached) == ("two", False)
+
+
+def test_what_is_set_otherwise_is_another_environment(project: GitBox, engine: Engine) -> None:
+    step = Step(StepKind.COMMAND, ("true",))
+    recipe = Recipe("OWN", (step,))
+    digests = set()
+    for isolation in ("none", "auto"):
+        config = Config(strategy="OWN", strategies={"OWN": recipe}, isolation=isolation)
+        verdict = Engine(project.top, config=config).validate(GOOD)
+        assert receipt_of(verdict).environment["isolation"] == verdict.isolation
+        digests.add(verdict.environment)
+        assert verdict.isolation == "none" or len(digests) == 2
