@@ -101,6 +101,20 @@ def build_tree(
     )
 
 
+def candidate_of(store: Store, base: CommitId, base_tree: TreeId, id: TreeId) -> CandidateTree:
+    """Return the candidate that makes the tree `id`, whose objects are there, out of `base`."""
+    old, new = _root(store, base_tree), _root(store, id)
+    paths = list(differences(store, base_tree, id))
+    return CandidateTree(
+        id,
+        base,
+        base_tree,
+        before={path: _read(store.objects, old, path) for path in paths},
+        after={path: _read(store.objects, new, path) for path in paths},
+        renames={},
+    )
+
+
 def _names(folder: pygit2.Tree) -> list[bytes]:
     return [entry.raw_name or b"" for entry in folder]
 
