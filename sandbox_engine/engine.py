@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING
 from sandbox_engine import carry, git, promotion, store, tree
 from sandbox_engine.cache import Cache, Key
 from sandbox_engine.config import Config, load_config
-from sandbox_engine.errors import DiskFullError, PatchError, UsageError
+from sandbox_engine.errors import (
+    BranchMovedError,
+    DiskFullError,
+    PatchError,
+    StaleBaseError,
+    UsageError,
+)
 from sandbox_engine.folder import read_folder
 from sandbox_engine.isolation import View
+from sandbox_engine.merge import merge_change
 from sandbox_engine.patch import EditStatus, Match, Patch, parse_patch, patch_from_files
 from sandbox_engine.precheck import precheck
+from sandbox_engine.receipt import Receipt
 from sandbox_engine.recipe import Recipe
 from sandbox_engine.run import Run
 from sandbox_engine.sandbox import Setup
@@ -27,6 +35,9 @@ from sandbox_engine.version import VERSION
 
 if TYPE_CHECKING:
     from sandbox_engine.git import Repository
+
+_PROMOTIONS = 3
+"""How often a promotion is begun, when the branch moves each time before it has landed."""
 
 
 class Engine:
@@ -204,18 +215,60 @@ class Engine:
         hooks: bool = True,
         sign: bool | None = None,
     ) -> CommitId:
-        """Land exactly the judged tree as one commit on `branch`, and return the commit.
+        """Land exactly a judged tree as one commit on `branch`, and return the commit.
 
-        The branch must still be at the verdict's base, else StaleBaseError. Where it is checked
-        out, the files that change are written, and LocalChangesError is raised when one of them
-        has edits; every other file stays as it is. The user's identity, commit hooks and signing
-        (`sign`: None means as configured) are honoured. After any error nothing has moved.
+        It is the verdict's own tree while the branch is at the verdict's base. On a branch that has
+        moved the change is merged in memory, and lands if the merged tree has passed too: it is
+        validated here unless that is known. StaleBaseError says why not.
+
+        Where the branch is checked out, the files that change are written, and LocalChangesError is
+        raised when one of them has edits; every other file stays as it is. The user's identity,
+        commit hooks and signing (`sign`: None means as configured) are honoured. After
+        any error nothing has moved.
         """
+        receipt = promotion.proof_of(self.store, verdict)
         text = next(filter(str.strip, (message or "", verdict.summary)), "Apply a validated patch")
-        making = promotion.Making(
-            text, lambda: self._lease(verdict), verdict.author, hooks=hooks, sign=sign
-        )
-        return promotion.promote(self.store, verdict, branch, making)
+
+        def land() -> CommitId:
+            current = self._on_tip(verdict, receipt, branch)
+            making = promotion.Making(
+                text,
+                lambda: self._lease(current),
+                verdict.author,
+                hooks=hooks,
+                sign=sign,
+            )
+            return promotion.promote(self.store, current, branch, making)
+
+        for _ in range(_PROMOTIONS - 1):
+            with contextlib.suppress(BranchMovedError):
+                return land()
+        return land()
+
+    def _on_tip(self, verdict: Verdict, receipt: Receipt, branch: str) -> Verdict:
+        """Return the verdict to promote: `verdict`, or that on its change where `branch` is now."""
+        tip = promotion.find_tip(self.store, branch, verdict.base)
+        if tip == verdict.base:
+            return verdict
+        try:
+            recipe = self.config.recipe_of(receipt)
+        except UsageError as error:
+            raise _changed_recipe(receipt, branch) from error
+        if recipe.fingerprint() != receipt.recipe:
+            raise _changed_recipe(receipt, branch)
+        candidate = merge_change(self.store, receipt, branch, tip)
+        try:
+            judged = self._judge(candidate, recipe, verdict.summary, verdict.author, use_cache=True)
+        except OSError as error:
+            raise git.foreign_failure(error, "the merged change cannot be judged") from error
+        if judged.outcome is not Outcome.PASSED:
+            raise StaleBaseError(
+                f"`{branch}` moved to {tip[:12]}, and there the change is {judged.outcome}: "
+                f"{judged.reason}",
+                remedy=f"make the patch pass on `{branch}`, and validate it with `{branch}` as "
+                "its base",
+            )
+        return judged
 
     def _lease(self, verdict: Verdict) -> contextlib.AbstractContextManager[SlotSandbox]:
         """Lease a worktree that holds the judged tree, for the commit's hooks.
@@ -232,6 +285,14 @@ class Engine:
             wait_s=self.config.lease_wait_s,
         )
         return open_slot(self.store, commit, setup)
+
+
+def _changed_recipe(receipt: Receipt, branch: str) -> StaleBaseError:
+    return StaleBaseError(
+        f"`{branch}` moved, and the strategy `{receipt.strategy}` is no longer what the patch "
+        "passed",
+        remedy=f"validate the patch again with `{branch}` as its base",
+    )
 
 
 def _edits_of(patch: str | bytes | Path, format: str | None) -> Patch:

@@ -106,7 +106,11 @@ class PromotionError(SandboxError):
 
 
 class StaleBaseError(PromotionError):
-    """The branch moved since the verdict, so the judged tree is no longer what would land."""
+    """The branch moved since the verdict, and what would land on it has not passed there."""
+
+
+class BranchMovedError(StaleBaseError):
+    """The branch moved while a promotion was under way; another look may help."""
 
 
 class LocalChangesError(PromotionError):

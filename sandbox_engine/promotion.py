@@ -25,6 +25,7 @@ from pathlib import Path
 
 from sandbox_engine import disk, git, process, store, worktrees
 from sandbox_engine.errors import (
+    BranchMovedError,
     GitError,
     LocalChangesError,
     PromotionError,
@@ -33,6 +34,7 @@ from sandbox_engine.errors import (
     StaleBaseError,
     UsageError,
 )
+from sandbox_engine.receipt import Receipt
 from sandbox_engine.slot_sandbox import SlotSandbox
 from sandbox_engine.store import Store
 from sandbox_engine.verdict import Author, CommitId, Outcome, TreeId, Verdict
@@ -78,13 +80,14 @@ class Making:
 def promote(kept: Store, verdict: Verdict, branch: str, making: Making) -> CommitId:
     """Land exactly the tree of `verdict` on `branch` and return the new commit.
 
-    Raise PromotionError, StaleBaseError or LocalChangesError with nothing moved.
+    Raise PromotionError, StaleBaseError or LocalChangesError with nothing moved, BranchMovedError
+    where the branch is not, or no longer, at the verdict's base.
     """
-    tree = _judged_tree(kept, verdict)
+    tree = TreeId(proof_of(kept, verdict).tree)
     reference = worktrees.resolve_branch(kept, _reference(branch))
     with kept.locked("promotion") as held:
         _recover(kept, held)
-        _refuse_moved(kept, branch, reference, verdict.base)
+        _refuse_moved(kept, branch, verdict.base)
         place = worktrees.find_place(kept, reference, held)
         if place.is_checked_out:
             worktrees.refuse_unfinished(place, reference)
@@ -98,18 +101,37 @@ def promote(kept: Store, verdict: Verdict, branch: str, making: Making) -> Commi
     return commit
 
 
-def _judged_tree(kept: Store, verdict: Verdict) -> TreeId:
+def proof_of(kept: Store, verdict: Verdict) -> Receipt:
+    """Return the receipt of a verdict that may be promoted; raise PromotionError for another."""
     if verdict.outcome is not Outcome.PASSED or verdict.tree is None:
         raise PromotionError(
             f"the verdict is {verdict.outcome}, and only what PASSED is promoted",
             remedy="mend the patch and validate it again",
+        )
+    if verdict.receipt is None:
+        raise PromotionError(
+            "the verdict has no receipt, and nothing is promoted without",
+            remedy="validate the patch again, with this version of the engine",
+        )
+    receipt = verdict.receipt
+    if not receipt.is_sound:
+        raise PromotionError(
+            "the receipt was altered: its digest is not that of its content",
+            remedy="take the receipt as it was written, or validate the patch again",
+        )
+    named = (receipt.base, receipt.base_tree, receipt.tree)
+    if named != (verdict.base, verdict.base_tree, verdict.tree):
+        raise PromotionError(
+            f"the receipt is of the tree {receipt.tree[:12]} on {receipt.base[:12]}, and the "
+            f"verdict of {verdict.tree[:12]} on {verdict.base[:12]}",
+            remedy="promote a verdict as it was returned, with the receipt that came with it",
         )
     if not store.is_kept(kept, verdict.tree):
         raise PromotionError(
             f"the tree {verdict.tree[:12]} is not among those that passed here",
             remedy="validate the patch again: the store has forgotten it, or never judged it",
         )
-    return verdict.tree
+    return receipt
 
 
 def _reference(branch: str) -> str:
@@ -123,15 +145,21 @@ def _reference(branch: str) -> str:
     raise UsageError(f"{branch!r} is no branch name", remedy="give the name of a branch: `main`")
 
 
-def _refuse_moved(kept: Store, branch: str, reference: str, base: CommitId) -> None:
-    tip = _tip(kept, reference)
+def find_tip(kept: Store, branch: str, base: CommitId) -> CommitId:
+    """Return what `branch` is at; raise StaleBaseError, which tells of `base`, without one."""
+    tip = _tip(kept, _reference(branch))
     if tip is None:
         raise StaleBaseError(
             f"the branch `{branch}` does not exist",
             remedy=f"`git branch {branch} {base[:12]}` makes it at the verdict's base",
         )
+    return CommitId(tip)
+
+
+def _refuse_moved(kept: Store, branch: str, base: CommitId) -> None:
+    tip = find_tip(kept, branch, base)
     if tip != base:
-        raise StaleBaseError(
+        raise BranchMovedError(
             f"`{branch}` is at {tip[:12]}: it moved away from {base[:12]}, which was judged",
             remedy=f"validate the patch again with `{branch}` as its base",
         )
@@ -293,10 +321,15 @@ def _land(kept: Store, place: Place, reference: str, old: CommitId, new: CommitI
             if place.is_checked_out:
                 _write_files(kept, place, journal)
     except GitError as error:
-        if "but expected" in error.stderr or "cannot lock ref" in error.stderr:
+        if "but expected" in error.stderr:
+            raise BranchMovedError(
+                f"`{reference}` moved meanwhile: {error.problem}",
+                remedy="try again, or validate the patch on what the branch is now",
+            ) from error
+        if "cannot lock ref" in error.stderr:
             raise StaleBaseError(
-                f"`{reference}` moved, or another git has locked it: {error.problem}",
-                remedy="try again; if the branch moved, validate the patch on what it is now",
+                f"another git has locked `{reference}`: {error.problem}",
+                remedy="try again when it has ended",
             ) from error
         raise
     finally:
