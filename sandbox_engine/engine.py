@@ -214,6 +214,7 @@ class Engine:
         message: str | None = None,
         hooks: bool = True,
         sign: bool | None = None,
+        note: bool = False,
     ) -> CommitId:
         """Land exactly a judged tree as one commit on `branch`, and return the commit.
 
@@ -223,8 +224,10 @@ class Engine:
 
         Where the branch is checked out, the files that change are written, and LocalChangesError is
         raised when one of them has edits; every other file stays as it is. The user's identity,
-        commit hooks and signing (`sign`: None means as configured) are honoured. After
-        any error nothing has moved.
+        commit hooks and signing (`sign`: None means as configured) are honoured. With `note` the
+        receipt of what landed is noted on the commit, in `refs/notes/sandbox-engine`.
+
+        After any error nothing has moved, but for NoteError: the commit landed, the note did not.
         """
         receipt = promotion.proof_of(self.store, verdict)
         text = next(filter(str.strip, (message or "", verdict.summary)), "Apply a validated patch")
@@ -237,6 +240,7 @@ class Engine:
                 verdict.author,
                 hooks=hooks,
                 sign=sign,
+                note=note,
             )
             return promotion.promote(self.store, current, branch, making)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sandbox_engine.verdict import EditRecord, Finding
+from sandbox_engine.verdict import CommitId, EditRecord, Finding
 
 
 class SandboxError(Exception):
@@ -115,3 +115,11 @@ class BranchMovedError(StaleBaseError):
 
 class LocalChangesError(PromotionError):
     """A file that the change touches has edits of the user's that would be lost."""
+
+
+class NoteError(SandboxError):
+    """The judged tree landed as `commit`, and the note on it could not be written."""
+
+    def __init__(self, problem: str, *, remedy: str, commit: CommitId) -> None:
+        super().__init__(problem, remedy=remedy)
+        self.commit = commit

@@ -28,6 +28,7 @@ from sandbox_engine.errors import (
     BranchMovedError,
     GitError,
     LocalChangesError,
+    NoteError,
     PromotionError,
     SandboxBusyError,
     SandboxError,
@@ -39,6 +40,9 @@ from sandbox_engine.slot_sandbox import SlotSandbox
 from sandbox_engine.store import Store
 from sandbox_engine.verdict import Author, CommitId, Outcome, TreeId, Verdict
 from sandbox_engine.worktrees import Change, Place
+
+NOTES = "refs/notes/sandbox-engine"
+"""Where receipts are noted on the commits that landed."""
 
 _HOOK_S = 600.0
 _LOCK_SETTLES_S = 1.0
@@ -67,7 +71,8 @@ class _Journal:
 class Making:
     """How the commit is made: `sandbox` leases one that holds the judged tree, for the hooks.
 
-    `author` is who wrote the patch, None for the user.
+    `author` is who wrote the patch, None for the user. With `note` the receipt is noted on the
+    commit.
     """
 
     message: str
@@ -75,15 +80,18 @@ class Making:
     author: Author | None = None
     hooks: bool = True
     sign: bool | None = None
+    note: bool = False
 
 
 def promote(kept: Store, verdict: Verdict, branch: str, making: Making) -> CommitId:
     """Land exactly the tree of `verdict` on `branch` and return the new commit.
 
     Raise PromotionError, StaleBaseError or LocalChangesError with nothing moved, BranchMovedError
-    where the branch is not, or no longer, at the verdict's base.
+    where the branch is not, or no longer, at the verdict's base. Raise NoteError when it has
+    landed and only its note could not be written.
     """
-    tree = TreeId(proof_of(kept, verdict).tree)
+    receipt = proof_of(kept, verdict)
+    tree = TreeId(receipt.tree)
     reference = worktrees.resolve_branch(kept, _reference(branch))
     with kept.locked("promotion") as held:
         _recover(kept, held)
@@ -98,6 +106,8 @@ def promote(kept: Store, verdict: Verdict, branch: str, making: Making) -> Commi
         # It has landed: git itself does not mind how this hook ends.
         with contextlib.suppress(SandboxError):
             _run_hook(dataclasses.replace(place, lock=None), "post-commit", [])
+    if making.note:
+        _write_note(kept, branch, commit, receipt)
     return commit
 
 
@@ -335,6 +345,28 @@ def _land(kept: Store, place: Place, reference: str, old: CommitId, new: CommitI
     finally:
         # What was written stays only where the reference moved with it.
         _recover(kept, place.lock)
+
+
+def _write_note(kept: Store, branch: str, commit: CommitId, receipt: Receipt) -> None:
+    """Note `receipt` on `commit`, which has landed, in the user's repository."""
+    text = json.dumps(receipt.to_json(), indent=2).encode()
+    repository = kept.repository
+    # Without the store beside it: the note must not lean on objects that are not the user's.
+    where = [f"--git-dir={repository.git_dir}", "notes", f"--ref={NOTES}"]
+    try:
+        with kept.locked("note"):
+            git.run_git(
+                [*where, "add", "-f", "-F", "-", commit],
+                cwd=repository.top or repository.git_dir,
+                input=text,
+            )
+    except SandboxError as error:
+        raise NoteError(
+            f"the commit {commit} landed on `{branch}`, but the note on it could not be written: "
+            f"{error.problem}",
+            remedy=f"do not promote it again; `git notes --ref={NOTES} add` writes a note by hand",
+            commit=commit,
+        ) from error
 
 
 def _write_files(kept: Store, place: Place, journal: _Journal) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from sandbox_engine import Config, Engine, Outcome, Recipe, Step, StepKind, Verd
 from sandbox_engine.errors import (
     BranchMovedError,
     LocalChangesError,
+    NoteError,
     PromotionError,
     SandboxError,
     StaleBaseError,
@@ -412,6 +414,41 @@ def test_a_verdict_is_promoted_with_its_own_receipt_alone(
     assert project.head == passed.base
 
 
+def noted(project: GitBox, commit: str) -> Receipt:
+    text = project.git("notes", "--ref=refs/notes/sandbox-engine", "show", commit)
+    return Receipt.from_json(json.loads(text))
+
+
+def test_the_receipt_is_noted_on_the_commit_when_asked_for(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    commit = engine.promote(passed, branch="main", note=True)
+    assert noted(project, commit) == passed.receipt
+    # The note leans on nothing that the user's database has not.
+    engine.cache.close()
+    shutil.rmtree(engine.store.folder)
+    assert project.git("fsck", "--strict", "--no-dangling") == ""
+    assert noted(project, commit) == passed.receipt
+
+
+def test_without_a_word_no_note_is_written(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    engine.promote(passed, branch="main")
+    assert project.git("for-each-ref", "refs/notes") == ""
+
+
+def test_a_note_that_cannot_be_written_does_not_hide_the_commit(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    project.git("update-ref", "refs/notes", "HEAD")
+    with pytest.raises(NoteError, match="landed on `main`, but the note") as caught:
+        engine.promote(passed, branch="main", note=True)
+    assert caught.value.commit == project.head
+    assert tree_of(project, "HEAD") == passed.tree
+    assert status(project) == ""
+
+
 @pytest.fixture
 def tested(project: GitBox, engine: Engine, tmp_path: Path) -> Engine:
     """An engine whose strategy writes a line outside of the sandbox for each of its runs."""
@@ -457,12 +494,15 @@ def test_on_a_moved_branch_the_change_is_merged_and_judged_again(
     tip = project.commit({"calc.py": MOVED, "other.txt": "moved\n"})
     wanted = picked(project, {"calc.py": SWAPPED, "new.txt": "n\n"}, verdict.base)
     project.write({"other.txt": "mine\n"})
-    commit = tested.promote(verdict, branch="main", message="Swap")
+    commit = tested.promote(verdict, branch="main", message="Swap", note=True)
     assert (project.head, tree_of(project, "HEAD")) == (commit, wanted)
     assert project.git("log", "-1", "--format=%an %s %P") == f"Ada Swap {tip}"
     assert project.blob("HEAD:calc.py").decode() == MOVED.replace("a + b", "b + a")
     assert (tmp_path / "out" / "runs").read_text() == "ran\n" * 2
     assert status(project) == " M other.txt"
+    receipt = noted(project, commit)
+    assert (receipt.base, receipt.tree) == (tip, wanted)
+    assert receipt != verdict.receipt
 
 
 def test_what_is_known_of_the_merged_tree_is_not_run_again(
