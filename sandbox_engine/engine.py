@@ -16,6 +16,7 @@ from sandbox_engine.errors import (
     BranchMovedError,
     DiskFullError,
     PatchError,
+    PromotionError,
     StaleBaseError,
     UsageError,
 )
@@ -205,6 +206,19 @@ class Engine:
         with contextlib.suppress(DiskFullError):
             # It is right even if it cannot be remembered.
             self.cache.keep(key, verdict)
+
+    def verdict_of(self, receipt: Receipt) -> Verdict:
+        """Return the verdict that `receipt` was given with.
+
+        Raise PromotionError when it is not kept: it was forgotten, or never given here.
+        """
+        known = self.cache.find_receipt(receipt.digest)
+        if known is None:
+            raise PromotionError(
+                f"no verdict with the receipt {receipt.digest[:12]} is kept here",
+                remedy="validate the patch again: the cache has forgotten it, or never had it",
+            )
+        return dataclasses.replace(known, receipt=receipt)
 
     def promote(
         self,
