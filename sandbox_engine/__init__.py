@@ -17,6 +17,7 @@ from sandbox_engine.errors import (
     GitError,
     IsolationError,
     LocalChangesError,
+    NoteError,
     PatchError,
     PromotionError,
     RepositoryError,
@@ -25,6 +26,7 @@ from sandbox_engine.errors import (
     StaleBaseError,
     UsageError,
 )
+from sandbox_engine.receipt import Receipt
 from sandbox_engine.recipe import Recipe, Step, StepKind
 from sandbox_engine.verdict import (
     Author,
@@ -51,9 +53,11 @@ __all__ = [
     "GitError",
     "IsolationError",
     "LocalChangesError",
+    "NoteError",
     "Outcome",
     "PatchError",
     "PromotionError",
+    "Receipt",
     "Recipe",
     "RepositoryError",
     "SandboxBusyError",

@@ -1,8 +1,8 @@
 """What is remembered between runs, in one SQLite file per store.
 
-Verdicts are kept by (tree, base tree, recipe, environment), and so is what the tests of a base
-do, by (base tree, recipe, arguments, environment). The file is a cache: damaged, or
-written by another version, it is set aside and made anew, and nothing but time is lost.
+Verdicts are kept by (tree, base tree, recipe, environment), and found by their receipts too. What
+the tests of a base do is kept by (base tree, recipe, arguments, environment). The file is a cache:
+damaged, or written by another version, it is set aside and made anew, and nothing but time is lost.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _BASES_KEPT = 100
 _BUSY_S = 10.0
 _TABLES = (
     "CREATE TABLE verdict (key TEXT PRIMARY KEY, outcome TEXT NOT NULL, record TEXT NOT NULL, "
-    "kept REAL NOT NULL)",
+    "kept REAL NOT NULL, receipt TEXT)",
+    "CREATE INDEX verdict_receipt ON verdict (receipt)",
     "CREATE TABLE base (key TEXT PRIMARY KEY, record BLOB NOT NULL, kept REAL NOT NULL)",
     "CREATE TABLE note (key TEXT PRIMARY KEY, record TEXT NOT NULL)",
 )
@@ -63,11 +64,18 @@ class Cache:
 
     def find(self, key: Key) -> Verdict | None:
         """Return the verdict kept for `key`, or None."""
-        rows = self._run("SELECT record FROM verdict WHERE key = ?", (str(key),))
+        return self._find("key", str(key))
+
+    def find_receipt(self, digest: str) -> Verdict | None:
+        """Return the verdict whose receipt has `digest`, or None."""
+        return self._find("receipt", digest)
+
+    def _find(self, column: str, value: str) -> Verdict | None:
+        rows = self._run(f"SELECT record FROM verdict WHERE {column} = ?", (value,))
         try:
             return Verdict.from_json(json.loads(rows[0][0])) if rows else None
         except ValueError:
-            self._run("DELETE FROM verdict WHERE key = ?", (str(key),))
+            self._run(f"DELETE FROM verdict WHERE {column} = ?", (value,))
             return None
 
     def keep(self, key: Key, verdict: Verdict) -> None:
@@ -75,9 +83,10 @@ class Cache:
         if not verdict.is_final:
             return
         record = json.dumps(verdict.to_json(), separators=(",", ":"))
+        receipt = verdict.receipt and verdict.receipt.digest
         self._run(
-            "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?)",
-            (str(key), verdict.outcome, record, time.time()),
+            "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?)",
+            (str(key), verdict.outcome, record, time.time(), receipt),
         )
         self._run(
             "DELETE FROM verdict WHERE key IN "

@@ -26,16 +26,18 @@ _FORMAT_HELP = (
 )
 _EPILOG = """\
 exit codes:
-  0    the patch passed
-  1    it failed or was rejected
-  2    wrong usage: options, configuration, repository or base
-  3    it could not be judged
+  0    the patch passed; the receipt holds; the commit landed
+  1    it failed or was rejected; the receipt is false; nothing was landed
+  2    wrong usage: options, configuration, repository, base or receipt
+  3    it could not be judged; the receipt holds no longer
   130  interrupted (143, 129: ended by SIGTERM, SIGHUP)
 
 examples:
   sandbox-engine validate fix.diff
   git diff | sandbox-engine validate - --strategy SYNTAX_ONLY
   sandbox-engine validate plan.json --base main --output json
+  sandbox-engine validate fix.diff --receipt fix.json
+  sandbox-engine promote fix.json --branch main
 """
 
 
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _terminate)
-    from sandbox_engine.errors import SandboxError, UsageError
+    from sandbox_engine.errors import PromotionError, SandboxError, UsageError
 
     try:
         command: Callable[[argparse.Namespace], int] = options.command
@@ -54,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except SandboxError as error:
         _complain(error, options.verbose)
-        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_UNJUDGED
+        if isinstance(error, UsageError):
+            return EXIT_USAGE
+        return EXIT_REFUSED if isinstance(error, PromotionError) else EXIT_UNJUDGED
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             # The reader has gone, as `head` does; what is left to write must not raise at exit.
@@ -65,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(foreign_failure(error, "the system refused"), options.verbose)
         return EXIT_UNJUDGED
     except KeyboardInterrupt:
-        print("interrupted; nothing was changed", file=sys.stderr)
+        is_promotion = options.command is _promote
+        state = "`git log` tells what landed" if is_promotion else "nothing was changed"
+        print(f"interrupted; {state}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -94,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sandbox-engine {VERSION}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _validate_arguments(_command(commands, "validate", _validate, "judge a patch"))
+    _verify_arguments(_command(commands, "verify", _verify, "see whether a receipt still holds"))
+    _promote_arguments(_command(commands, "promote", _promote, "land what passed on a branch"))
     _output_argument(
         _command(commands, "strategies", _strategies, "list the strategies and their steps")
     )
@@ -138,12 +146,6 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
         default="default",
         help="how far an edit may be from the file's text",
     )
-    parser.add_argument("--python", metavar="PATH", help="the interpreter that runs the tests")
-    parser.add_argument(
-        "--isolation",
-        choices=("auto", "full", "landlock", "none"),
-        help="how far runs are kept from all else (auto: the best that there is)",
-    )
     parser.add_argument(
         "--require",
         action="append",
@@ -164,14 +166,53 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the patch may change what the tests prove",
     )
+    _run_arguments(parser)
     parser.add_argument("--no-cache", action="store_true", help="judge again what is known")
+    parser.add_argument(
+        "--receipt",
+        type=Path,
+        metavar="PATH",
+        help="write the receipt of what passed here; an older one is removed in any case",
+    )
     _output_argument(parser)
 
 
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--python", metavar="PATH", help="the interpreter that runs the tests")
+    parser.add_argument(
+        "--isolation",
+        choices=("auto", "full", "landlock", "none"),
+        help="how far runs are kept from all else (auto: the best that there is)",
+    )
+
+
+def _receipt_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "receipt", type=Path, metavar="RECEIPT", help="a file that `validate --receipt` wrote"
+    )
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    _receipt_argument(parser)
+    _run_arguments(parser)
+    _output_argument(parser)
+
+
+def _promote_arguments(parser: argparse.ArgumentParser) -> None:
+    _receipt_argument(parser)
+    parser.add_argument("--branch", required=True, metavar="NAME", help="where it lands")
+    parser.add_argument("-m", "--message", metavar="TEXT", help="the message of the commit")
+    parser.add_argument("--note", action="store_true", help="note the receipt on the commit")
+    parser.add_argument("--no-hooks", action="store_true", help="do not run the commit's hooks")
+    _run_arguments(parser)
+
+
 def _validate(options: argparse.Namespace) -> int:
-    from sandbox_engine import report
+    from sandbox_engine import report, verification
     from sandbox_engine.verdict import Outcome
 
+    if options.receipt is not None:
+        verification.prepare_receipt(options.receipt)
     patch = _read_patch(options.patch)
     verdict = _engine(options).validate(
         patch,
@@ -188,6 +229,8 @@ def _validate(options: argparse.Namespace) -> int:
         print(json.dumps(verdict.to_json(), indent=2))
     else:
         print(report.text(verdict))
+    if options.receipt is not None and verdict.receipt is not None:
+        verification.write_receipt(options.receipt, verdict.receipt)
     return {
         Outcome.PASSED: EXIT_PASSED,
         Outcome.FAILED: EXIT_REFUSED,
@@ -232,6 +275,52 @@ def _config(options: argparse.Namespace) -> Config:
         config = dataclasses.replace(config, python=python)
     isolation = getattr(options, "isolation", None)
     return config if isolation is None else dataclasses.replace(config, isolation=isolation)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from sandbox_engine import report, verification
+    from sandbox_engine.verification import Standing
+
+    receipt = verification.read_receipt(options.receipt)
+    claims = verification.verify(receipt, options.repo, _config(options))
+    standing = verification.worst(claims)
+    if options.output == "json":
+        record = {
+            "standing": standing,
+            "claims": [dataclasses.asdict(claim) for claim in claims],
+        }
+        print(json.dumps(record, indent=2))
+    else:
+        for claim in claims:
+            mark = "ok  " if claim.standing is Standing.HOLDS else "BAD "
+            print(report.safe(f"{mark} {claim.name}: {claim.detail}"))
+        print(report.safe(verification.summary(claims)))
+    return {
+        Standing.HOLDS: EXIT_PASSED,
+        Standing.FALSE: EXIT_REFUSED,
+        Standing.CHANGED: EXIT_UNJUDGED,
+    }[standing]
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from sandbox_engine.errors import NoteError
+    from sandbox_engine.verification import read_receipt
+
+    receipt = read_receipt(options.receipt)
+    engine = _engine(options)
+    try:
+        commit = engine.promote(
+            engine.verdict_of(receipt),
+            branch=options.branch,
+            message=options.message,
+            hooks=not options.no_hooks,
+            note=options.note,
+        )
+    except NoteError as error:
+        print(error.commit)
+        raise
+    print(commit)
+    return EXIT_PASSED
 
 
 def _strategies(options: argparse.Namespace) -> int:

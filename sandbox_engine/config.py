@@ -21,6 +21,7 @@ from typing import Any
 
 from sandbox_engine.errors import ConfigError, UsageError
 from sandbox_engine.process import Limits
+from sandbox_engine.receipt import Receipt
 from sandbox_engine.recipe import (
     DEFAULT_STRATEGY,
     STRATEGIES,
@@ -104,6 +105,20 @@ class Config:
                 remedy=f"{_nearest(name, known)}`sandbox-engine strategies` lists them all",
             )
         return known[name]
+
+    def recipe_of(self, receipt: Receipt) -> Recipe:
+        """Return the recipe that `receipt` names, as it is now, with the receipt's demands.
+
+        Raise UsageError where the strategy is gone, or the demands are none that can be made.
+        """
+        try:
+            demands = Demands.from_json(receipt.demands)
+        except ValueError as error:
+            raise UsageError(
+                f"the receipt has demands that this engine does not know: {error}",
+                remedy="use the engine that wrote it, or validate the patch again",
+            ) from error
+        return dataclasses.replace(self.recipe(receipt.strategy), demands=demands)
 
     @property
     def wanted_tier(self) -> Tier | None:

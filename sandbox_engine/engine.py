@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING
 from sandbox_engine import carry, git, promotion, store, tree
 from sandbox_engine.cache import Cache, Key
 from sandbox_engine.config import Config, load_config, required
-from sandbox_engine.errors import DiskFullError, PatchError, UsageError
+from sandbox_engine.errors import (
+    BranchMovedError,
+    DiskFullError,
+    PatchError,
+    PromotionError,
+    StaleBaseError,
+    UsageError,
+)
 from sandbox_engine.folder import read_folder
 from sandbox_engine.isolation import View
+from sandbox_engine.merge import merge_change
 from sandbox_engine.patch import EditStatus, Match, Patch, parse_patch, patch_from_files
 from sandbox_engine.precheck import precheck
+from sandbox_engine.receipt import Receipt
 from sandbox_engine.recipe import Recipe
 from sandbox_engine.run import Run
 from sandbox_engine.sandbox import Setup
@@ -28,6 +37,9 @@ from sandbox_engine.version import VERSION
 
 if TYPE_CHECKING:
     from sandbox_engine.git import Repository
+
+_PROMOTIONS = 3
+"""How often a promotion is begun, when the branch moves each time before it has landed."""
 
 
 class Engine:
@@ -115,14 +127,21 @@ class Engine:
             blank = Verdict(Outcome.REJECTED, recipe.name, commit, base_tree, edits=error.edits)
             verdict = _rejected(blank, error.findings, error.problem, error.remedy)
         else:
-            verdict = self._judge(candidate, recipe, edits.summary, use_cache=use_cache)
-            verdict = dataclasses.replace(verdict, author=_author_of(edits))
+            verdict = self._judge(
+                candidate, recipe, edits.summary, _author_of(edits), use_cache=use_cache
+            )
         return dataclasses.replace(
             verdict, engine_version=VERSION, elapsed_s=round(time.monotonic() - started, 6)
         )
 
     def _judge(
-        self, candidate: CandidateTree, recipe: Recipe, summary: str, *, use_cache: bool
+        self,
+        candidate: CandidateTree,
+        recipe: Recipe,
+        summary: str,
+        author: Author | None,
+        *,
+        use_cache: bool,
     ) -> Verdict:
         run = Run(self.store, self.cache, self.config, candidate, recipe)
         blank = Verdict(
@@ -134,6 +153,7 @@ class Engine:
             edits=candidate.edits,
             changed_paths=candidate.changed_paths,
             summary=summary,
+            author=author,
         )
         if not candidate.after:
             if any(edit.status == EditStatus.ALREADY_APPLIED for edit in candidate.edits):
@@ -160,11 +180,15 @@ class Engine:
                 cause=Cause.INFRA,
             )
         key = Key(candidate.id, candidate.base_tree, recipe.fingerprint(), run.environment)
-        if use_cache and (known := self.cache.find(key)):
+        if use_cache and (known := self._known(key)):
             verdict = dataclasses.replace(
-                known, strategy=recipe.name, base=candidate.base, summary=summary,
-                edits=candidate.edits, is_cached=True,
+                known, strategy=recipe.name, base=candidate.base, summary=summary, author=author,
+                edits=candidate.edits,
             )  # fmt: skip
+            if (known.summary, known.author) != (summary, author):
+                # Whoever promotes by receipt promotes what was validated last.
+                self._keep(key, verdict)
+            verdict = dataclasses.replace(verdict, is_cached=True)
         elif findings := precheck(candidate, recipe.policy, lambda: run.interpreter):
             return _rejected(blank, findings, findings[0].message, findings[0].hint)
         else:
@@ -174,15 +198,38 @@ class Engine:
                 blank, **judged._asdict(), steps=results,
                 isolation=run.tier, openings=recipe.openings if run.runs_something else (),
                 environment=run.environment, test_control=run.test_control(results),
+                receipt=run.receipt(results) if judged.outcome is Outcome.PASSED else None,
             )  # fmt: skip
-            with contextlib.suppress(DiskFullError):
-                # It is right even if it cannot be remembered.
-                self.cache.keep(key, verdict)
+            self._keep(key, verdict)
         if verdict.outcome is Outcome.PASSED and not store.is_kept(self.store, candidate.id):
             tree.write_tree(self.store, candidate)
             commit = store.commit_candidate(self.store, candidate.base, candidate.id)
             store.keep_passed(self.store, candidate.id, commit)
         return verdict
+
+    def _known(self, key: Key) -> Verdict | None:
+        """Return the verdict kept for `key`; one that PASSED without a receipt is not believed."""
+        known = self.cache.find(key)
+        is_bare = known and known.outcome is Outcome.PASSED and known.receipt is None
+        return None if is_bare else known
+
+    def _keep(self, key: Key, verdict: Verdict) -> None:
+        with contextlib.suppress(DiskFullError):
+            # It is right even if it cannot be remembered.
+            self.cache.keep(key, verdict)
+
+    def verdict_of(self, receipt: Receipt) -> Verdict:
+        """Return the verdict that `receipt` was given with.
+
+        Raise PromotionError when it is not kept: it was forgotten, or never given here.
+        """
+        known = self.cache.find_receipt(receipt.digest)
+        if known is None:
+            raise PromotionError(
+                f"no verdict with the receipt {receipt.digest[:12]} is kept here",
+                remedy="validate the patch again: the cache has forgotten it, or never had it",
+            )
+        return dataclasses.replace(known, receipt=receipt)
 
     def promote(
         self,
@@ -192,19 +239,65 @@ class Engine:
         message: str | None = None,
         hooks: bool = True,
         sign: bool | None = None,
+        note: bool = False,
     ) -> CommitId:
-        """Land exactly the judged tree as one commit on `branch`, and return the commit.
+        """Land exactly a judged tree as one commit on `branch`, and return the commit.
 
-        The branch must still be at the verdict's base, else StaleBaseError. Where it is checked
-        out, the files that change are written, and LocalChangesError is raised when one of them
-        has edits; every other file stays as it is. The user's identity, commit hooks and signing
-        (`sign`: None means as configured) are honoured. After any error nothing has moved.
+        It is the verdict's own tree while the branch is at the verdict's base. On a branch that has
+        moved the change is merged in memory, and lands if the merged tree has passed too: it is
+        validated here unless that is known. StaleBaseError says why not.
+
+        Where the branch is checked out, the files that change are written, and LocalChangesError is
+        raised when one of them has edits; every other file stays as it is. The user's identity,
+        commit hooks and signing (`sign`: None means as configured) are honoured. With `note` the
+        receipt of what landed is noted on the commit, in `refs/notes/sandbox-engine`.
+
+        After any error nothing has moved, but for NoteError: the commit landed, the note did not.
         """
+        receipt = promotion.proof_of(self.store, verdict)
         text = next(filter(str.strip, (message or "", verdict.summary)), "Apply a validated patch")
-        making = promotion.Making(
-            text, lambda: self._lease(verdict), verdict.author, hooks=hooks, sign=sign
-        )
-        return promotion.promote(self.store, verdict, branch, making)
+
+        def land() -> CommitId:
+            current = self._on_tip(verdict, receipt, branch)
+            making = promotion.Making(
+                text,
+                lambda: self._lease(current),
+                verdict.author,
+                hooks=hooks,
+                sign=sign,
+                note=note,
+            )
+            return promotion.promote(self.store, current, branch, making)
+
+        for _ in range(_PROMOTIONS - 1):
+            with contextlib.suppress(BranchMovedError):
+                return land()
+        return land()
+
+    def _on_tip(self, verdict: Verdict, receipt: Receipt, branch: str) -> Verdict:
+        """Return the verdict to promote: `verdict`, or that on its change where `branch` is now."""
+        tip = promotion.find_tip(self.store, branch, verdict.base)
+        if tip == verdict.base:
+            return verdict
+        try:
+            recipe = self.config.recipe_of(receipt)
+        except UsageError as error:
+            raise _changed_recipe(receipt, branch) from error
+        if recipe.fingerprint() != receipt.recipe:
+            raise _changed_recipe(receipt, branch)
+        candidate = merge_change(self.store, receipt, branch, tip)
+        try:
+            judged = self._judge(candidate, recipe, verdict.summary, verdict.author, use_cache=True)
+        except OSError as error:
+            raise git.foreign_failure(error, "the merged change cannot be judged") from error
+        if judged.outcome is not Outcome.PASSED:
+            raise StaleBaseError(
+                f"`{branch}` moved to {tip[:12]}, and there the change is {judged.outcome}: "
+                f"{judged.reason}",
+                remedy=f"make the patch pass on `{branch}`, and validate it with `{branch}` as "
+                "its base",
+            )
+        return judged
 
     def _lease(self, verdict: Verdict) -> contextlib.AbstractContextManager[SlotSandbox]:
         """Lease a worktree that holds the judged tree, for the commit's hooks.
@@ -221,6 +314,14 @@ class Engine:
             wait_s=self.config.lease_wait_s,
         )
         return open_slot(self.store, commit, setup)
+
+
+def _changed_recipe(receipt: Receipt, branch: str) -> StaleBaseError:
+    return StaleBaseError(
+        f"`{branch}` moved, and the strategy `{receipt.strategy}` is no longer what the patch "
+        "passed",
+        remedy=f"validate the patch again with `{branch}` as its base",
+    )
 
 
 def _edits_of(patch: str | bytes | Path, format: str | None) -> Patch:

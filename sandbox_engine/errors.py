@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sandbox_engine.verdict import EditRecord, Finding
+from sandbox_engine.verdict import CommitId, EditRecord, Finding
 
 
 class SandboxError(Exception):
@@ -106,8 +106,20 @@ class PromotionError(SandboxError):
 
 
 class StaleBaseError(PromotionError):
-    """The branch moved since the verdict, so the judged tree is no longer what would land."""
+    """The branch moved since the verdict, and what would land on it has not passed there."""
+
+
+class BranchMovedError(StaleBaseError):
+    """The branch moved while a promotion was under way; another look may help."""
 
 
 class LocalChangesError(PromotionError):
     """A file that the change touches has edits of the user's that would be lost."""
+
+
+class NoteError(SandboxError):
+    """The judged tree landed as `commit`, and the note on it could not be written."""
+
+    def __init__(self, problem: str, *, remedy: str, commit: CommitId) -> None:
+        super().__init__(problem, remedy=remedy)
+        self.commit = commit

@@ -29,21 +29,27 @@ _QUOTED = re.compile(r"'([^'\n]+)'")
 _NOT_SOURCE = frozenset({"__pycache__", ".git", ".venv", "venv", "node_modules"})
 _ENVIRONMENT_FOLDERS = (".venv", "venv")
 _QUESTION = """
-import json, os, site, sys, sysconfig
-from importlib import util
+import hashlib, json, os, site, sys, sysconfig
+from importlib import metadata, util
 def version(name):
-    from importlib import metadata
     if util.find_spec(name) is None:
         return None
     try:
         return metadata.version("pytest-xdist" if name == "xdist" else name)
     except metadata.PackageNotFoundError:
         return "unknown"
+def identity(distribution):
+    try:
+        return str(distribution.metadata["Name"]), str(distribution.version)
+    except Exception:
+        return "unreadable", str(getattr(distribution, "_path", ""))
+found = {identity(distribution) for distribution in metadata.distributions()}
 sites = [p for p in sys.path if os.path.isdir(p) and os.path.basename(p).endswith("-packages")]
 print(json.dumps({
     "version": list(sys.version_info[:3]), "prefix": sys.prefix, "base_prefix": sys.base_prefix,
     "sites": sites, "user_base": site.getuserbase() if site.ENABLE_USER_SITE else None,
     "pytest": version("pytest"), "xdist": version("xdist"),
+    "distributions": hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest(),
     "platform": sysconfig.get_platform(), "implementation": sys.implementation.cache_tag,
 }))
 """
@@ -51,7 +57,10 @@ print(json.dumps({
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """An interpreter and what is installed for it; `sites` are its `site-packages` folders."""
+    """An interpreter and what is installed for it; `sites` are its `site-packages` folders.
+
+    `distributions` is a digest of the names and versions of all that is installed.
+    """
 
     executable: str
     version: tuple[int, int, int]
@@ -61,6 +70,7 @@ class Interpreter:
     user_base: str | None
     pytest: str | None
     xdist: str | None
+    distributions: str
     platform: str
     implementation: str
 

@@ -25,18 +25,24 @@ from pathlib import Path
 
 from sandbox_engine import disk, git, process, store, worktrees
 from sandbox_engine.errors import (
+    BranchMovedError,
     GitError,
     LocalChangesError,
+    NoteError,
     PromotionError,
     SandboxBusyError,
     SandboxError,
     StaleBaseError,
     UsageError,
 )
+from sandbox_engine.receipt import Receipt
 from sandbox_engine.slot_sandbox import SlotSandbox
 from sandbox_engine.store import Store
 from sandbox_engine.verdict import Author, CommitId, Outcome, TreeId, Verdict
 from sandbox_engine.worktrees import Change, Place
+
+NOTES = "refs/notes/sandbox-engine"
+"""Where receipts are noted on the commits that landed."""
 
 _HOOK_S = 600.0
 _LOCK_SETTLES_S = 1.0
@@ -65,7 +71,8 @@ class _Journal:
 class Making:
     """How the commit is made: `sandbox` leases one that holds the judged tree, for the hooks.
 
-    `author` is who wrote the patch, None for the user.
+    `author` is who wrote the patch, None for the user. With `note` the receipt is noted on the
+    commit.
     """
 
     message: str
@@ -73,18 +80,22 @@ class Making:
     author: Author | None = None
     hooks: bool = True
     sign: bool | None = None
+    note: bool = False
 
 
 def promote(kept: Store, verdict: Verdict, branch: str, making: Making) -> CommitId:
     """Land exactly the tree of `verdict` on `branch` and return the new commit.
 
-    Raise PromotionError, StaleBaseError or LocalChangesError with nothing moved.
+    Raise PromotionError, StaleBaseError or LocalChangesError with nothing moved, BranchMovedError
+    where the branch is not, or no longer, at the verdict's base. Raise NoteError when it has
+    landed and only its note could not be written.
     """
-    tree = _judged_tree(kept, verdict)
+    receipt = proof_of(kept, verdict)
+    tree = TreeId(receipt.tree)
     reference = worktrees.resolve_branch(kept, _reference(branch))
     with kept.locked("promotion") as held:
         _recover(kept, held)
-        _refuse_moved(kept, branch, reference, verdict.base)
+        _refuse_moved(kept, branch, verdict.base)
         place = worktrees.find_place(kept, reference, held)
         if place.is_checked_out:
             worktrees.refuse_unfinished(place, reference)
@@ -95,21 +106,42 @@ def promote(kept: Store, verdict: Verdict, branch: str, making: Making) -> Commi
         # It has landed: git itself does not mind how this hook ends.
         with contextlib.suppress(SandboxError):
             _run_hook(dataclasses.replace(place, lock=None), "post-commit", [])
+    if making.note:
+        _write_note(kept, branch, commit, receipt)
     return commit
 
 
-def _judged_tree(kept: Store, verdict: Verdict) -> TreeId:
+def proof_of(kept: Store, verdict: Verdict) -> Receipt:
+    """Return the receipt of a verdict that may be promoted; raise PromotionError for another."""
     if verdict.outcome is not Outcome.PASSED or verdict.tree is None:
         raise PromotionError(
             f"the verdict is {verdict.outcome}, and only what PASSED is promoted",
             remedy="mend the patch and validate it again",
+        )
+    if verdict.receipt is None:
+        raise PromotionError(
+            "the verdict has no receipt, and nothing is promoted without",
+            remedy="validate the patch again, with this version of the engine",
+        )
+    receipt = verdict.receipt
+    if not receipt.is_sound:
+        raise PromotionError(
+            "the receipt was altered: its digest is not that of its content",
+            remedy="take the receipt as it was written, or validate the patch again",
+        )
+    named = (receipt.base, receipt.base_tree, receipt.tree)
+    if named != (verdict.base, verdict.base_tree, verdict.tree):
+        raise PromotionError(
+            f"the receipt is of the tree {receipt.tree[:12]} on {receipt.base[:12]}, and the "
+            f"verdict of {verdict.tree[:12]} on {verdict.base[:12]}",
+            remedy="promote a verdict as it was returned, with the receipt that came with it",
         )
     if not store.is_kept(kept, verdict.tree):
         raise PromotionError(
             f"the tree {verdict.tree[:12]} is not among those that passed here",
             remedy="validate the patch again: the store has forgotten it, or never judged it",
         )
-    return verdict.tree
+    return receipt
 
 
 def _reference(branch: str) -> str:
@@ -123,15 +155,21 @@ def _reference(branch: str) -> str:
     raise UsageError(f"{branch!r} is no branch name", remedy="give the name of a branch: `main`")
 
 
-def _refuse_moved(kept: Store, branch: str, reference: str, base: CommitId) -> None:
-    tip = _tip(kept, reference)
+def find_tip(kept: Store, branch: str, base: CommitId) -> CommitId:
+    """Return what `branch` is at; raise StaleBaseError, which tells of `base`, without one."""
+    tip = _tip(kept, _reference(branch))
     if tip is None:
         raise StaleBaseError(
             f"the branch `{branch}` does not exist",
             remedy=f"`git branch {branch} {base[:12]}` makes it at the verdict's base",
         )
+    return CommitId(tip)
+
+
+def _refuse_moved(kept: Store, branch: str, base: CommitId) -> None:
+    tip = find_tip(kept, branch, base)
     if tip != base:
-        raise StaleBaseError(
+        raise BranchMovedError(
             f"`{branch}` is at {tip[:12]}: it moved away from {base[:12]}, which was judged",
             remedy=f"validate the patch again with `{branch}` as its base",
         )
@@ -293,15 +331,42 @@ def _land(kept: Store, place: Place, reference: str, old: CommitId, new: CommitI
             if place.is_checked_out:
                 _write_files(kept, place, journal)
     except GitError as error:
-        if "but expected" in error.stderr or "cannot lock ref" in error.stderr:
+        if "but expected" in error.stderr:
+            raise BranchMovedError(
+                f"`{reference}` moved meanwhile: {error.problem}",
+                remedy="try again, or validate the patch on what the branch is now",
+            ) from error
+        if "cannot lock ref" in error.stderr:
             raise StaleBaseError(
-                f"`{reference}` moved, or another git has locked it: {error.problem}",
-                remedy="try again; if the branch moved, validate the patch on what it is now",
+                f"another git has locked `{reference}`: {error.problem}",
+                remedy="try again when it has ended",
             ) from error
         raise
     finally:
         # What was written stays only where the reference moved with it.
         _recover(kept, place.lock)
+
+
+def _write_note(kept: Store, branch: str, commit: CommitId, receipt: Receipt) -> None:
+    """Note `receipt` on `commit`, which has landed, in the user's repository."""
+    text = json.dumps(receipt.to_json(), indent=2).encode()
+    repository = kept.repository
+    # Without the store beside it: the note must not lean on objects that are not the user's.
+    where = [f"--git-dir={repository.git_dir}", "notes", f"--ref={NOTES}"]
+    try:
+        with kept.locked("note"):
+            git.run_git(
+                [*where, "add", "-f", "-F", "-", commit],
+                cwd=repository.top or repository.git_dir,
+                input=text,
+            )
+    except SandboxError as error:
+        raise NoteError(
+            f"the commit {commit} landed on `{branch}`, but the note on it could not be written: "
+            f"{error.problem}",
+            remedy=f"do not promote it again; `git notes --ref={NOTES} add` writes a note by hand",
+            commit=commit,
+        ) from error
 
 
 def _write_files(kept: Store, place: Place, journal: _Journal) -> None:

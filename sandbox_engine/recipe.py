@@ -13,6 +13,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sandbox_engine.process import Limits
 
@@ -73,6 +74,29 @@ class Demands:
     keep: tuple[str, ...] = ()
     allow_test_changes: bool = False
     max_new_skips: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the demands as JSON values."""
+        return {
+            "fixed": list(self.fixed),
+            "keep": list(self.keep),
+            "allow_test_changes": self.allow_test_changes,
+            "max_new_skips": self.max_new_skips,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Demands:
+        """Return the demands that `to_json` wrote; raise ValueError for others."""
+        try:
+            fields = {
+                **record,
+                "fixed": tuple(record["fixed"]),
+                "keep": tuple(record["keep"]),
+                "max_new_skips": float(record["max_new_skips"]),
+            }
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not demands: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

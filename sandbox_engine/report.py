@@ -23,10 +23,10 @@ _LINES_SHOWN = 30
 
 def text(verdict: Verdict) -> str:
     """Return `verdict` as lines of text, the first of which alone tells the outcome and why."""
-    return "\n".join(_safe(line) for line in _lines(verdict))
+    return "\n".join(safe(line) for line in _lines(verdict))
 
 
-def _safe(line: str) -> str:
+def safe(line: str) -> str:
     """Return `line` with control characters shown, so that no test can write to the terminal."""
     return "".join(
         char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in line

@@ -11,6 +11,8 @@ import functools
 import hashlib
 import json
 import os
+import platform
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 
@@ -40,6 +42,7 @@ from sandbox_engine.isolation import Obstacle, View, is_below
 from sandbox_engine.layer_sandbox import open_layers
 from sandbox_engine.patch import File
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Doubt, Observed, Session
+from sandbox_engine.receipt import Receipt, seal
 from sandbox_engine.recipe import Recipe
 from sandbox_engine.sandbox import Sandbox, Setup, allowed_variables
 from sandbox_engine.slot_sandbox import open_slot
@@ -48,8 +51,10 @@ from sandbox_engine.steps import RUNNING, Bench, run_steps
 from sandbox_engine.store import Store, commit_candidate, tags_signature
 from sandbox_engine.tree import CandidateTree
 from sandbox_engine.trial import Court, Observe
-from sandbox_engine.verdict import StepResult, Tier, TreeId
+from sandbox_engine.verdict import StepResult, Tier, TreeId, count_categories, count_outcomes
 from sandbox_engine.version import VERSION
+
+_LOCK_FILE = re.compile(rb"requirements.*\.txt|(poetry|uv|pdm|Pipfile)\.lock")
 
 
 class Run:
@@ -142,18 +147,69 @@ class Run:
 
     @functools.cached_property
     def environment(self) -> str:
-        """A digest of all that can change what the steps find, apart from tree and recipe."""
-        if not self.runs_something:
-            parts: list[object] = [VERSION, self.interpreter.version[:2]]
-        else:
-            parts = [
-                VERSION, self.tier, self._config.readable,
+        """A digest of all that can change what the steps find, apart from tree and recipe.
+
+        Whatever a receipt says of the environment is in it, so a known verdict's receipt is true.
+        """
+        parts: list[object] = [VERSION, self._conditions, self._candidate.base]
+        if self.runs_something:
+            parts += [
+                self._config.readable,
                 self.interpreter.fingerprint(self._top), self._variables,
                 self._carried.fingerprint, self._roots,
-                # What `git describe` says in the sandbox.
-                self._candidate.base, tags_signature(self._store.repository),
+                # With the base, what `git describe` says in the sandbox.
+                tags_signature(self._store.repository),
             ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _conditions(self) -> dict[str, str]:
+        """What can be named of the environment, as facts that a person can compare or digests."""
+        interpreter = self.interpreter
+        version = ".".join(map(str, interpreter.version))
+        system = platform.uname()
+        libc = " ".join(platform.libc_ver())
+        return {
+            "interpreter": f"{interpreter.implementation} {version} {interpreter.executable}",
+            "distributions": interpreter.distributions,
+            "platform": f"{system.system} {system.release} {system.machine} {libc}".rstrip(),
+            "isolation": str(self.tier),
+        }
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a receipt says of the environment, by name."""
+        return {
+            **self._conditions,
+            "lock_files": self._lock_files,
+            "environment": self.environment,
+        }
+
+    @property
+    def _lock_files(self) -> str:
+        """A digest of the files at the candidate's top that say what is to be installed."""
+        digest = hashlib.sha256()
+        for name in tree.top_names(self._store, self._candidate):
+            if _LOCK_FILE.fullmatch(name) and (file := self._read(name)) is not None:
+                digest.update(b"%s %s\0" % (tree.blob_id(file).encode(), name))
+        return digest.hexdigest()
+
+    def receipt(self, steps: tuple[StepResult, ...]) -> Receipt:
+        """Return the receipt of the candidate, which passed with `steps`."""
+        return seal(
+            Receipt(
+                base=self._candidate.base,
+                base_tree=self._candidate.base_tree,
+                tree=self._candidate.id,
+                strategy=self._recipe.name,
+                recipe=self._recipe.fingerprint(),
+                demands=self._recipe.demands.to_json(),
+                environment=self.facts,
+                categories=count_categories(steps),
+                outcomes=count_outcomes(steps),
+                engine_version=VERSION,
+            )
+        )
 
     def steps(self) -> tuple[StepResult, ...]:
         """Run the recipe's steps, in sandboxes that are opened when one of them needs it."""

@@ -122,6 +122,20 @@ def restored(store: Store, candidate: CandidateTree, paths: Set[bytes]) -> Candi
     )
 
 
+def candidate_of(store: Store, base: CommitId, base_tree: TreeId, id: TreeId) -> CandidateTree:
+    """Return the candidate that makes the tree `id`, whose objects are there, out of `base`."""
+    old, new = _root(store, base_tree), _root(store, id)
+    paths = list(differences(store, base_tree, id))
+    return CandidateTree(
+        id,
+        base,
+        base_tree,
+        before={path: _read(store.objects, old, path) for path in paths},
+        after={path: _read(store.objects, new, path) for path in paths},
+        renames={},
+    )
+
+
 def _names(folder: pygit2.Tree) -> list[bytes]:
     return [entry.raw_name or b"" for entry in folder]
 
@@ -173,6 +187,12 @@ def read_file(store: Store, candidate: CandidateTree, path: bytes) -> File | Non
         return candidate.after[path]
     root = _root(store, candidate.base_tree)
     return _read(store.objects, root, path)
+
+
+def top_names(store: Store, candidate: CandidateTree) -> list[bytes]:
+    """Return the names of all that lies at the top of the candidate or of its base, sorted."""
+    changed = {path for path in candidate.after if b"/" not in path}
+    return sorted(changed.union(_names(_root(store, candidate.base_tree))))
 
 
 def differences(store: Store, one: TreeId, other: TreeId) -> Iterator[bytes]:

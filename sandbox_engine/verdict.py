@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NewType, TypeVar
+
+from sandbox_engine.receipt import Receipt
 
 TreeId = NewType("TreeId", str)
 CommitId = NewType("CommitId", str)
@@ -261,7 +264,8 @@ class Verdict:
     and what a promotion lands; it is None when no tree could be built. `isolation` is the
     tier of what was run, `openings` what those runs could reach outside of the sandbox. `cause`
     says why it is INCONCLUSIVE. `test_control` are the changed paths that steer the tests.
-    `explanation` tells which edits broke tests, None where nobody asked. Times are in seconds.
+    `explanation` tells which edits broke tests, None where nobody asked. `receipt` goes with
+    PASSED alone. Times are in seconds.
     """
 
     outcome: Outcome
@@ -282,6 +286,7 @@ class Verdict:
     cause: Cause | None = None
     test_control: tuple[str, ...] = ()
     explanation: Explanation | None = None
+    receipt: Receipt | None = None
     environment: str = ""
     engine_version: str = ""
     elapsed_s: float = 0.0
@@ -304,6 +309,7 @@ class Verdict:
         record["steps"] = [_listed(step) for step in record["steps"]]
         if record["explanation"] is not None:
             record["explanation"] = _listed_deep(record["explanation"])
+        record["receipt"] = None if self.receipt is None else self.receipt.to_json()
         return {"schema": SCHEMA, **_listed(record)}
 
     @classmethod
@@ -324,6 +330,8 @@ class Verdict:
             fields["cause"] = _optional(Cause, fields.get("cause"))
             explanation = fields.get("explanation")
             fields["explanation"] = None if explanation is None else _explanation(explanation)
+            receipt = fields.get("receipt")
+            fields["receipt"] = None if receipt is None else Receipt.from_json(receipt)
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a verdict: {error}") from error
@@ -356,6 +364,21 @@ def judge(steps: Sequence[StepResult]) -> Judgement:
             if step.outcome is outcome:
                 return Judgement(outcome, f"{step.name}: {step.reason}", step.hint, step.cause)
     return Judgement(Outcome.PASSED, _evidence(steps))
+
+
+def count_categories(steps: Iterable[StepResult]) -> dict[str, int]:
+    """Return how many tests are of each category."""
+    return _counted(test.category for step in steps for test in step.tests)
+
+
+def count_outcomes(steps: Iterable[StepResult]) -> dict[str, int]:
+    """Return how many of the tests that have no category ended in each way."""
+    tests = (test for step in steps for test in step.tests)
+    return _counted(test.outcome for test in tests if test.category is None)
+
+
+def _counted(words: Iterable[enum.StrEnum | None]) -> dict[str, int]:
+    return dict(Counter(str(word) for word in words if word is not None))
 
 
 def _evidence(steps: Iterable[StepResult]) -> str:

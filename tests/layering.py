@@ -35,20 +35,9 @@ def candidate_of(kept: Store, base: str, wanted: str) -> CandidateTree:
 
     A patch could not make all that two commits can differ in.
     """
-    whole = []
-    for revision in (base, wanted):
-        commit, tree_id = git.resolve_commit(kept.repository, revision)
-        whole.append(CandidateTree(tree_id, commit, tree_id, {}, {}, {}))
-    old, new = whole
-    paths = list(tree.differences(kept, old.id, new.id))
-    return CandidateTree(
-        new.id,
-        old.base,
-        old.id,
-        before={path: tree.read_file(kept, old, path) for path in paths},
-        after={path: tree.read_file(kept, new, path) for path in paths},
-        renames={},
-    )
+    commit, base_tree = git.resolve_commit(kept.repository, base)
+    _, wanted_tree = git.resolve_commit(kept.repository, wanted)
+    return tree.candidate_of(kept, commit, base_tree, wanted_tree)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from test_receipt import RECEIPT
 
 from sandbox_engine import cache as cache_module
 from sandbox_engine.cache import Cache, Key
 from sandbox_engine.errors import SandboxBusyError, SandboxError
+from sandbox_engine.receipt import seal
 from sandbox_engine.verdict import CommitId, Outcome, StepResult, TreeId, Verdict
 
 KEY = Key(TreeId("t" * 40), TreeId("b" * 40), "recipe", "environment")
@@ -91,6 +93,31 @@ def test_the_oldest_go_beyond_the_limit(cache: Cache, monkeypatch: pytest.Monkey
     kept = [n for n in range(5) if cache.find(dataclasses.replace(KEY, recipe=str(n)))]
     assert kept == [2, 3, 4]
     assert cache.usage().verdicts == {"PASSED": 3}
+
+
+def test_a_verdict_is_found_by_its_receipt_for_as_long_as_it_is_kept(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_VERDICTS_KEPT", 2)
+    digests = []
+    for number in range(3):
+        receipt = seal(dataclasses.replace(RECEIPT, categories={"passed": number}))
+        verdict = dataclasses.replace(PASSED, receipt=receipt)
+        cache.keep(dataclasses.replace(KEY, recipe=str(number)), verdict)
+        assert cache.find_receipt(receipt.digest) == verdict
+        digests.append(receipt.digest)
+    assert [cache.find_receipt(digest) is not None for digest in digests] == [False, True, True]
+    cache.keep(dataclasses.replace(KEY, recipe="bare"), PASSED)
+    assert cache.find_receipt("") is None
+
+
+def test_a_receipt_that_was_altered_in_the_file_is_forgotten(cache: Cache, tmp_path: Path) -> None:
+    cache.keep(KEY, dataclasses.replace(PASSED, receipt=RECEIPT))
+    with sqlite3.connect(tmp_path / "cache.sqlite3") as other:
+        other.execute("UPDATE verdict SET record = replace(record, 'ffff', 'eeee')")
+    other.close()
+    assert cache.find_receipt(RECEIPT.digest) is None
+    assert cache.usage().verdicts == {}
 
 
 def test_a_locked_file_is_named(

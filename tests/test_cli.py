@@ -88,6 +88,9 @@ def test_it_works_from_a_subfolder_and_from_elsewhere(project: GitBox, tmp_path:
         (["validate", "-", "--repo", "/no/where"], 2, "not a folder"),
         (["validate", "-", "--config", "gone.toml"], 2, "no configuration file"),
         (["validate", "-", "--python", "/no/python"], 3, "no interpreter"),
+        (["validate", "-", "--receipt", "/no/where/r.json"], 2, "there is no folder `/no/where`"),
+        (["verify", "gone.json"], 2, "the receipt `gone.json` cannot be read"),
+        (["promote", "gone.json"], 2, "--branch"),
         (["validate"], 2, "PATCH"),
         (["nonsense"], 2, "invalid choice"),
         ([], 2, "COMMAND"),
@@ -114,6 +117,115 @@ def test_verbose_adds_the_cause(project: GitBox) -> None:
     )
     assert done.returncode == 2
     assert "Traceback" in done.stderr
+
+
+ONLY = ("--strategy", "SYNTAX_ONLY")
+
+
+@pytest.fixture
+def receipt(project: GitBox, tmp_path: Path) -> Path:
+    """A receipt of GOOD, which passed."""
+    path = tmp_path / "r.json"
+    run("validate", "-", *ONLY, "--receipt", str(path), cwd=project.top, text=GOOD, check=0)
+    return path
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_receipt_is_there_if_and_only_if_the_patch_passed(
+    project: GitBox, receipt: Path, tmp_path: Path
+) -> None:
+    record = json.loads(receipt.read_text())
+    assert (record["base"], record["strategy"]) == (project.head, "SYNTAX_ONLY")
+    again = ("validate", "-", *ONLY, "--receipt", "../r.json")
+    for text, more, code in (
+        (SYNTAX, (), 1),
+        (GOOD, ("--base", "gone"), 2),
+        (GOOD, ("--python", "/no/python"), 3),
+    ):
+        receipt.write_text(json.dumps(record))
+        run(*again, *more, cwd=project.top, text=text, check=code)
+        assert not receipt.exists()
+    done = run(*again, "--output", "json", cwd=project.top, text=GOOD, check=0)
+    assert json.loads(done.stdout)["receipt"] == json.loads(receipt.read_text()) == record
+    receipt.write_text("somebody's work")
+    done = run(*again, cwd=project.top, text=GOOD, check=2)
+    assert "`../r.json` is there and is no receipt" in done.stderr
+    assert receipt.read_text() == "somebody's work"
+
+
+@pytest.mark.usefixtures("untouched")
+def test_verify_tells_forged_from_stale(project: GitBox, receipt: Path, tmp_path: Path) -> None:
+    done = run("verify", "../r.json", cwd=project.top, check=0)
+    assert "ok   digest: " in done.stdout
+    assert done.stdout.endswith("\nthe receipt holds\n")
+    (tmp_path / "c.toml").write_text("max_file_bytes = 1000\n")
+    stale = run("verify", "../r.json", "--config", "../c.toml", cwd=project.top, check=3)
+    assert "BAD  recipe: `SYNTAX_ONLY` is configured otherwise now" in stale.stdout
+    assert "no longer holds (recipe): validate the patch again" in stale.stdout
+    record = json.loads(receipt.read_text())
+    receipt.write_text(json.dumps({**record, "strategy": "\x1b]0;owned\x07"}))
+    forged = run("verify", "../r.json", cwd=project.top, check=1)
+    assert "BAD  digest: it says " in forged.stdout
+    assert "\x1b" not in forged.stdout
+    told = run("verify", "../r.json", "--output", "json", cwd=project.top, check=1)
+    claims = json.loads(told.stdout)
+    assert claims["standing"] == "false"
+    assert claims["claims"][0]["name"] == "digest"
+    receipt.write_text("not JSON")
+    assert (
+        "`../r.json` is no receipt" in run("verify", "../r.json", cwd=project.top, check=2).stderr
+    )
+
+
+def test_what_a_receipt_is_of_is_promoted(project: GitBox, receipt: Path) -> None:
+    promote = ("promote", str(receipt), "--branch", "main")
+    done = run(*promote, "-m", "Comment", "--note", cwd=project.top, check=0)
+    assert done.stdout.strip() == project.head
+    assert project.git("log", "-1", "--format=%s") == "Comment"
+    noted = project.git("notes", "--ref=sandbox-engine", "show", "HEAD")
+    assert json.loads(noted) == json.loads(receipt.read_text())
+    again = run(*promote, cwd=project.top, check=1)
+    assert "has the change already" in again.stderr
+    assert "hint: " in again.stderr
+
+
+def test_a_promotion_that_is_refused_says_why(project: GitBox, receipt: Path) -> None:
+    promote = ("promote", str(receipt), "--branch")
+    record = json.loads(receipt.read_text())
+    assert "no branch name" in run(*promote, "a..b", cwd=project.top, check=2).stderr
+    assert "does not exist" in run(*promote, "gone", cwd=project.top, check=1).stderr
+    receipt.write_text(json.dumps({**record, "categories": {"fixed": 1}}))
+    assert "was altered" in run(*promote, "main", cwd=project.top, check=1).stderr
+    receipt.write_text(json.dumps({**record, "digest": "0" * 64}))
+    assert "no verdict with the receipt" in run(*promote, "main", cwd=project.top, check=1).stderr
+    receipt.unlink()
+    assert "cannot be read" in run(*promote, "main", cwd=project.top, check=2).stderr
+    receipt.write_text(json.dumps(record))
+    hook = project.top / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho no good; exit 1\n")
+    hook.chmod(0o755)
+    assert "no good" in run(*promote, "main", cwd=project.top, check=1).stderr
+    run(*promote, "main", "--no-hooks", cwd=project.top, check=0)
+
+
+def test_a_note_that_fails_leaves_the_commit_told(project: GitBox, receipt: Path) -> None:
+    project.git("update-ref", "refs/notes", "HEAD")
+    done = run("promote", str(receipt), "--branch", "main", "--note", cwd=project.top, check=3)
+    assert done.stdout.strip() == project.head
+    assert f"the commit {project.head} landed on `main`" in done.stderr
+
+
+def test_mails_keep_their_author_on_the_way_over_a_receipt(project: GitBox, tmp_path: Path) -> None:
+    base = project.head
+    project.write({"calc.py": "def add(a, b):\n    return b + a\n"})
+    project.git("commit", "-q", "-a", "-m", "Swap", "--author=Grace <grace@example.org>")
+    mail = project.git("format-patch", "--stdout", "-1") + "\n"
+    project.git("reset", "-q", "--hard", base)
+    arguments = ("validate", "-", *ONLY, "--receipt", "../r.json")
+    run(*arguments, cwd=project.top, text=mail, check=0)
+    run("promote", "../r.json", "--branch", "main", cwd=project.top, check=0)
+    assert project.git("log", "-1", "--format=%an %s") == "Grace Swap"
 
 
 def test_strategies_are_listed(project: GitBox) -> None:

@@ -210,6 +210,28 @@ def test_what_is_installed_is_part_of_the_fingerprint(box: GitBox, tmp_path: Pat
     assert describe_interpreter(python, cache).fingerprint(box.top) != before
 
 
+def test_distributions_are_told_by_name_and_version(box: GitBox, tmp_path: Path) -> None:
+    package(box, "src", editable="path")
+    cache = Cache(tmp_path / "cache.sqlite3")
+    python = choose_interpreter(None, git.find_repository(box.top))
+    interpreter = describe_interpreter(python, cache)
+    sites = Path(interpreter.sites[0])
+    (sites / "new_module.py").write_text("x = 1\n")
+    assert describe_interpreter(python, cache).distributions == interpreter.distributions
+    info = sites / "thing-1.2.dist-info"
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1.3\n")
+    newer = info.rename(sites / "thing-1.3.dist-info")
+    changed = describe_interpreter(python, cache).distributions
+    assert changed != interpreter.distributions
+    # What cannot be read is an installed thing too.
+    (newer / "METADATA").unlink()
+    newer.rename(sites / "thing.dist-info")
+    assert describe_interpreter(python, cache).distributions not in (
+        changed,
+        interpreter.distributions,
+    )
+
+
 def test_a_dependency_that_is_edited_elsewhere_counts(box: GitBox, tmp_path: Path) -> None:
     package(box, "src", editable="path")
     (tmp_path / "lib").mkdir()

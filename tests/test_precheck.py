@@ -24,6 +24,7 @@ OURS = Interpreter(
     user_base=None,
     pytest=None,
     xdist=None,
+    distributions="",
     platform="",
     implementation="",
 )

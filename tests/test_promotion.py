@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +15,17 @@ from pathlib import Path
 import pytest
 from conftest import GitBox
 
-from sandbox_engine import Engine, Outcome, Verdict, promotion
+from sandbox_engine import Config, Engine, Outcome, Recipe, Step, StepKind, Verdict, promotion
 from sandbox_engine.errors import (
+    BranchMovedError,
     LocalChangesError,
+    NoteError,
     PromotionError,
     SandboxError,
     StaleBaseError,
     UsageError,
 )
+from sandbox_engine.receipt import Receipt, seal
 from sandbox_engine.slot_sandbox import SlotSandbox
 from sandbox_engine.verdict import TreeId
 
@@ -117,12 +121,43 @@ def test_a_lock_of_another_git_is_left_and_named(
     assert project.head == passed.base
 
 
-def test_a_moved_branch_is_refused(project: GitBox, engine: Engine, passed: Verdict) -> None:
-    head = project.commit({"other.txt": "moved\n"})
-    with pytest.raises(StaleBaseError, match="moved"):
-        engine.promote(passed, branch="main")
+def moving(project: GitBox, counter: Path, times: int) -> None:
+    """Install a hook that moves `main` while the first `times` promotions are under way."""
+    move = "git update-ref refs/heads/main $(git commit-tree -p main -m meanwhile 'main^{tree}')"
+    script = f"echo x >> {counter}; [ $(wc -l < {counter}) -gt {times} ] || {move}"
+    install_hook(project, "pre-commit", script)
+
+
+def test_a_tree_lands_on_no_other_commit_than_its_base(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    head = project.commit({"more.txt": "moved\n"})
+    making = promotion.Making("Swap", lambda: engine._lease(passed))
+    with pytest.raises(BranchMovedError, match="moved away from"):
+        promotion.promote(engine.store, passed, "main", making)
     assert project.head == head
     assert status(project) == ""
+
+
+def test_a_branch_that_moves_during_a_promotion_is_looked_at_again(
+    project: GitBox, engine: Engine, passed: Verdict, tmp_path: Path
+) -> None:
+    moving(project, tmp_path / "count", 1)
+    commit = engine.promote(passed, branch="main", message="Swap")
+    assert project.git("log", "--format=%s") == "Swap\nmeanwhile\nchange\nchange"
+    assert (project.head, tree_of(project, "HEAD")) == (commit, passed.tree)
+    assert status(project) == ""
+
+
+def test_a_branch_that_never_rests_is_refused(
+    project: GitBox, engine: Engine, passed: Verdict, tmp_path: Path
+) -> None:
+    moving(project, tmp_path / "count", 100)
+    with pytest.raises(StaleBaseError, match="moved meanwhile"):
+        engine.promote(passed, branch="main")
+    assert (tmp_path / "count").read_text() == "x\n" * 3
+    assert project.git("log", "--format=%s", f"{passed.base}..") == "meanwhile\n" * 2 + "meanwhile"
+    assert (tree_of(project, "HEAD"), status(project)) == (passed.base_tree, "")
 
 
 def test_a_branch_that_is_not_checked_out_moves_alone(
@@ -350,9 +385,182 @@ def test_a_branch_in_two_work_trees_is_refused(
 def test_a_tree_that_never_passed_is_refused(
     project: GitBox, engine: Engine, passed: Verdict
 ) -> None:
-    forged = dataclasses.replace(passed, tree=TreeId(project.git("rev-parse", "HEAD^{tree}")))
+    tree = TreeId(project.git("rev-parse", "HEAD^{tree}"))
+    forged = dataclasses.replace(passed, tree=tree, receipt=resealed(passed, tree=tree))
     with pytest.raises(PromotionError, match="not among those that passed"):
         engine.promote(forged, branch="main")
+
+
+def resealed(verdict: Verdict, **fields: str) -> Receipt:
+    assert verdict.receipt is not None
+    return seal(dataclasses.replace(verdict.receipt, **fields))  # type: ignore[arg-type]
+
+
+def test_a_verdict_is_promoted_with_its_own_receipt_alone(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    other = engine.validate(project.diff_to({"calc.py": "x = 1\n"}), strategy="SYNTAX_ONLY")
+    assert passed.receipt is not None
+    altered = dataclasses.replace(passed.receipt, categories={"passed": 9})
+    for receipt, complaint in (
+        (None, "has no receipt"),
+        (altered, "was altered"),
+        (other.receipt, "the receipt is of the tree"),
+        (resealed(passed, base="0" * 40), "the receipt is of the tree"),
+        (resealed(passed, base_tree="0" * 40), "the receipt is of the tree"),
+    ):
+        with pytest.raises(PromotionError, match=complaint):
+            engine.promote(dataclasses.replace(passed, receipt=receipt), branch="main")
+    assert project.head == passed.base
+
+
+def noted(project: GitBox, commit: str) -> Receipt:
+    text = project.git("notes", "--ref=refs/notes/sandbox-engine", "show", commit)
+    return Receipt.from_json(json.loads(text))
+
+
+def test_the_receipt_is_noted_on_the_commit_when_asked_for(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    commit = engine.promote(passed, branch="main", note=True)
+    assert noted(project, commit) == passed.receipt
+    # The note leans on nothing that the user's database has not.
+    engine.cache.close()
+    shutil.rmtree(engine.store.folder)
+    assert project.git("fsck", "--strict", "--no-dangling") == ""
+    assert noted(project, commit) == passed.receipt
+
+
+def test_without_a_word_no_note_is_written(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    engine.promote(passed, branch="main")
+    assert project.git("for-each-ref", "refs/notes") == ""
+
+
+def test_a_note_that_cannot_be_written_does_not_hide_the_commit(
+    project: GitBox, engine: Engine, passed: Verdict
+) -> None:
+    project.git("update-ref", "refs/notes", "HEAD")
+    with pytest.raises(NoteError, match="landed on `main`, but the note") as caught:
+        engine.promote(passed, branch="main", note=True)
+    assert caught.value.commit == project.head
+    assert tree_of(project, "HEAD") == passed.tree
+    assert status(project) == ""
+
+
+@pytest.fixture
+def tested(project: GitBox, engine: Engine, tmp_path: Path) -> Engine:
+    """An engine whose strategy writes a line outside of the sandbox for each of its runs."""
+    (tmp_path / "out").mkdir()
+    steps = (
+        Step(StepKind.COMMAND, ("sh", "-c", f"echo ran >> {tmp_path}/out/runs")),
+        Step(StepKind.PYTEST),
+    )
+    recipe = Recipe("OWN", steps, writable=(str(tmp_path / "out"),))
+    engine.config = Config(strategy="OWN", strategies={"OWN": recipe})
+    return engine
+
+
+LONG = "def add(a, b):\n    return a + b\n" + "\n" * 9 + "def sub(a, b):\n    return a - b\n"
+SWAPPED = LONG.replace("a + b", "b + a")
+MOVED = LONG.replace("a - b", "-b + a")
+
+
+def judged(project: GitBox, engine: Engine, files: dict[str, str | None]) -> Verdict:
+    """Return the verdict on a patch that passed, and of which the user has a commit too."""
+    verdict = engine.validate(project.diff_to(files))
+    assert verdict.outcome is Outcome.PASSED, verdict.reason
+    return verdict
+
+
+def picked(project: GitBox, files: dict[str, str | None], base: str) -> str:
+    """Return the tree that git makes of the change to `files` of `base` on HEAD."""
+    head = project.head
+    project.git("checkout", "-q", "--detach", base)
+    change = project.commit(files)
+    project.git("checkout", "-q", "main")
+    project.git("cherry-pick", change)
+    tree = tree_of(project, "HEAD")
+    project.git("reset", "-q", "--hard", head)
+    return tree
+
+
+def test_on_a_moved_branch_the_change_is_merged_and_judged_again(
+    project: GitBox, tested: Engine, tmp_path: Path
+) -> None:
+    project.commit({"calc.py": LONG})
+    verdict = judged(project, tested, {"calc.py": SWAPPED, "new.txt": "n\n"})
+    tip = project.commit({"calc.py": MOVED, "other.txt": "moved\n"})
+    wanted = picked(project, {"calc.py": SWAPPED, "new.txt": "n\n"}, verdict.base)
+    project.write({"other.txt": "mine\n"})
+    commit = tested.promote(verdict, branch="main", message="Swap", note=True)
+    assert (project.head, tree_of(project, "HEAD")) == (commit, wanted)
+    assert project.git("log", "-1", "--format=%an %s %P") == f"Ada Swap {tip}"
+    assert project.blob("HEAD:calc.py").decode() == MOVED.replace("a + b", "b + a")
+    assert (tmp_path / "out" / "runs").read_text() == "ran\n" * 2
+    assert status(project) == " M other.txt"
+    receipt = noted(project, commit)
+    assert (receipt.base, receipt.tree) == (tip, wanted)
+    assert receipt != verdict.receipt
+
+
+def test_what_is_known_of_the_merged_tree_is_not_run_again(
+    project: GitBox, tested: Engine, tmp_path: Path
+) -> None:
+    project.commit({"calc.py": LONG})
+    verdict = judged(project, tested, {"calc.py": SWAPPED})
+    project.commit({"other.txt": "moved\n"})
+    again = judged(project, tested, {"calc.py": SWAPPED})
+    assert (tmp_path / "out" / "runs").read_text() == "ran\n" * 2
+    tested.promote(verdict, branch="main")
+    assert tree_of(project, "HEAD") == again.tree
+    assert (tmp_path / "out" / "runs").read_text() == "ran\n" * 2
+
+
+def refused(project: GitBox, engine: Engine, verdict: Verdict) -> StaleBaseError:
+    """Return why `verdict` is not promoted; the user's repository stays bit for bit as it was."""
+    before = project.snapshot()
+    with pytest.raises(StaleBaseError) as caught:
+        engine.promote(verdict, branch="main")
+    assert project.snapshot() == before
+    return caught.value
+
+
+def test_a_change_that_merges_and_then_fails_is_refused(project: GitBox, tested: Engine) -> None:
+    project.commit({"tests/test_calc.py": "import calc\n\n\ndef test_it():\n    assert calc\n"})
+    verdict = judged(project, tested, {"calc.py": "def plus(a, b):\n    return a + b\n"})
+    user = "import calc\n\n\ndef test_add():\n    assert calc.add(1, 1) == 2\n"
+    tip = project.commit({"tests/test_user.py": user})
+    error = refused(project, tested, verdict)
+    assert f"`main` moved to {tip[:12]}, and there the change is FAILED: pytest" in error.problem
+    assert "tests/test_user.py::test_add" in error.problem
+
+
+def test_a_conflict_names_the_paths(project: GitBox, tested: Engine) -> None:
+    verdict = judged(project, tested, {"calc.py": "def add(a, b):\n    return b + a\n"})
+    project.commit({"calc.py": "def add(a, b):\n    return sum((a, b))\n", "x.txt": "x\n"})
+    error = refused(project, tested, verdict)
+    assert "conflicts with it in `calc.py`" in error.problem
+    assert "make the patch anew on `main`" in error.remedy
+
+
+def test_a_change_that_is_there_already_is_told(project: GitBox, tested: Engine) -> None:
+    verdict = judged(project, tested, {"calc.py": "def add(a, b):\n    return b + a\n"})
+    tested.promote(verdict, branch="main")
+    assert "has the change already" in refused(project, tested, verdict).problem
+
+
+def test_a_strategy_that_was_changed_needs_a_new_validation(
+    project: GitBox, tested: Engine
+) -> None:
+    verdict = judged(project, tested, {"calc.py": "def add(a, b):\n    return b + a\n"})
+    project.commit({"other.txt": "moved\n"})
+    for strategies in ({}, {"OWN": Recipe("OWN", (Step(StepKind.SYNTAX),))}):
+        tested.config = Config(strategies=strategies)
+        error = refused(project, tested, verdict)
+        assert "`OWN` is no longer what the patch passed" in error.problem
+        assert "validate the patch again" in error.remedy
 
 
 def test_a_lock_of_a_live_git_is_not_removed(
