@@ -56,7 +56,7 @@ def test_the_first_line_tells_the_outcome(
 
 def test_a_failure_shows_what_a_repair_needs(project: GitBox) -> None:
     done = run("validate", "-", cwd=project.top, text=BREAKING, check=1)
-    assert "failed tests/test_calc.py::test_add" in done.stdout
+    assert "regressed tests/test_calc.py::test_add" in done.stdout
     assert "assert -1 == 3" in done.stdout
     done = run("validate", "-", cwd=project.top, text=SYNTAX, check=1)
     assert "syntax-error calc.py:2:12\n        return (\n               ^" in done.stdout

@@ -42,12 +42,11 @@ def test_nothing_run_is_nothing_proved() -> None:
     assert hint and cause is Cause.UNPROVED
 
 
-def test_the_evidence_counts_tests() -> None:
-    tests = (
-        TestRecord("a", TestOutcome.PASSED),
-        TestRecord("b", TestOutcome.SKIPPED),
-    )
-    assert judge([dataclasses.replace(PASSED, tests=tests)])[1] == "syntax: 1 of 2 tests passed"
+def test_the_evidence_of_all_steps_is_told() -> None:
+    more = StepResult("pytest", Outcome.PASSED, reason="1 of 2 tests passed")
+    bare = StepResult("files-exist", Outcome.PASSED)
+    told = "syntax: 2 changed files checked; pytest: 1 of 2 tests passed; files-exist: ok"
+    assert judge([PASSED, more, bare])[1] == told
 
 
 @pytest.mark.parametrize("outcome", Outcome)
