@@ -31,7 +31,7 @@ class BaseTests:
 
     `outcomes` has each collected node id, None for one that did not run; `repeated` how often an
     id came, where that is more than once. `flaky` are those that ended now so, now otherwise,
-    `steady` those that were run again and stayed green.
+    `steady` says how often those that stayed green were run again.
     `broken` are the files and folders that could not be collected. `patched` are the functions of
     pytest that the base's own code replaces. `is_gated` says that pytest ended with 1 although
     no test failed.
@@ -40,7 +40,7 @@ class BaseTests:
     outcomes: Mapping[str, TestOutcome | None] = field(default_factory=dict)
     repeated: Mapping[str, int] = field(default_factory=dict)
     flaky: frozenset[str] = frozenset()
-    steady: frozenset[str] = frozenset()
+    steady: Mapping[str, int] = field(default_factory=dict)
     broken: frozenset[str] = frozenset()
     patched: frozenset[str] = frozenset()
     is_gated: bool = False
@@ -65,7 +65,7 @@ class BaseTests:
             "outcomes": groups,
             "repeated": dict(self.repeated),
             "flaky": sorted(self.flaky),
-            "steady": sorted(self.steady),
+            "steady": dict(self.steady),
             "broken": sorted(self.broken),
             "patched": sorted(self.patched),
             "is_gated": self.is_gated,
@@ -82,11 +82,22 @@ class BaseTests:
             },
             record["repeated"],
             frozenset(record["flaky"]),
-            frozenset(record["steady"]),
+            record["steady"],
             frozenset(record["broken"]),
             frozenset(record["patched"]),
             record["is_gated"],
         )
+
+
+def with_reruns(base: BaseTests, red: Set[str], green: Mapping[str, int]) -> BaseTests:
+    """Return `base` with what became of tests that were run again: red once, or green so often."""
+    steady = {
+        node: base.steady.get(node, 0) + green.get(node, 0) for node in {*base.steady, *green}
+    }
+    flaky = base.flaky | (red & base.outcomes.keys())
+    return dataclasses.replace(
+        base, flaky=flaky, steady={node: steady[node] for node in steady.keys() - flaky}
+    )
 
 
 def base_tests(

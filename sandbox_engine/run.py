@@ -6,7 +6,6 @@ A rejected or a known candidate asks for little of it, and so costs little.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -281,14 +280,11 @@ class Run:
                 self._keep_base(key, found)
             return found
 
-    def _learn(self, arguments: Sequence[str], flaky: Set[str], steady: Set[str]) -> None:
-        """Remember which of the base's tests are flaky, and which stayed green."""
+    def _learn(self, arguments: Sequence[str], red: Set[str], green: Mapping[str, int]) -> None:
+        """Remember what became of the base's tests when they were run again."""
         key = self._base_key(arguments)
         if known := self._cache.find_base(key):
-            more = dataclasses.replace(
-                known, flaky=known.flaky | flaky, steady=known.steady | steady
-            )
-            self._keep_base(key, more)
+            self._keep_base(key, delta.with_reruns(known, red, green))
 
     def _keep_base(self, key: str, tests: BaseTests) -> None:
         with contextlib.suppress(DiskFullError):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,9 +27,10 @@ from sandbox_engine.verdict import Category, Cause, Outcome, StepResult, TestRec
 
 _MOST_RERUN = 50
 """Of so many tests that fail at once, the others fail with them."""
-_BASE_RERUNS = 5
-_BASE_RERUN_S = 2.0
-"""The base's tests run again once, and up to five times while that takes no longer."""
+_BASE_RERUNS = 8
+_BASE_RERUN_S = 10.0
+"""The base's tests run again once, and up to eight times while that takes no longer: a test that
+fails in half of all sessions has failed by then, but for one in 256."""
 _FULL_RERUNS = 2
 
 
@@ -50,16 +52,17 @@ class Court:
     """What a trial works with.
 
     `known` tells what the tests that some arguments select do on the base, and `learn` is told
-    which of them turned out flaky there, and which steady. `provided` are the top-level modules of
-    the project, `read` returns a file of the candidate, `restored` the candidate with some
-    paths as in the base, and `spent_s` how long test sessions have taken so far.
+    which of them were red there when they were run again, and how often others were green.
+    `provided` are the top-level modules of the project, `read` returns a file of the candidate,
+    `restored` the candidate with some paths as in the base, and `spent_s` how long test sessions
+    have taken so far.
     """
 
     candidate: CandidateTree
     recipe: Recipe
     observe: Observe
     known: Callable[[Sequence[str]], BaseTests | Doubt]
-    learn: Callable[[Sequence[str], Set[str], Set[str]], None]
+    learn: Callable[[Sequence[str], Set[str], Mapping[str, int]], None]
     provided: Callable[[], Set[str]]
     read: Callable[[bytes], File | None]
     restored: Callable[[Set[bytes]], CandidateTree]
@@ -207,10 +210,9 @@ def _settled(
             left = [node for node in left if node not in alone]
     new = {test.node_id for test in suspects if test.category is Category.NEW_FAILED}
     on_base = _named_before([node for node in (*left, *alone) if node not in new], changes)
-    unsure = frozenset(on_base.values()) - base.steady
-    red = _red_on_base(court, arguments, unsure)
-    if unsure:
-        court.learn(arguments, red & base.outcomes.keys(), unsure - red)
+    red, green = _again_on_base(court, arguments, base, frozenset(on_base.values()))
+    if red or green:
+        court.learn(arguments, red, green)
     failing_there = {node for node, old in on_base.items() if old in red}
     tests = delta.with_category(tests, alone | failing_there, Category.FLAKY)
     if any(test.category and test.category.is_blamed for test in tests):
@@ -225,17 +227,24 @@ def _named_before(nodes: Sequence[str], changes: Changes) -> dict[str, str]:
     return {node: old.get(file, file) + node[len(file) :] for node, file in files.items()}
 
 
-def _red_on_base(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozenset[str]:
-    """Return those of the base's tests that fail there too when they are run again."""
-    base = tree.unchanged(court.candidate)
+def _again_on_base(
+    court: Court, arguments: Sequence[str], base: BaseTests, nodes: Set[str]
+) -> tuple[frozenset[str], Mapping[str, int]]:
+    """Run tests of the base again; return those that were red, and how often others were green."""
+    where = tree.unchanged(court.candidate)
     red: set[str] = set()
+    green: Counter[str] = Counter()
     deadline = time.monotonic() + _BASE_RERUN_S
     for number in range(_BASE_RERUNS):
-        left = sorted(nodes - red)
+        left = sorted(
+            node for node in nodes - red if base.steady.get(node, 0) + number < _BASE_RERUNS
+        )
         if not left or (number and time.monotonic() > deadline):
             break
-        red |= court.observe(base, arguments, only=left).red & nodes
-    return frozenset(red)
+        seen = court.observe(where, arguments, only=left)
+        red |= seen.red & nodes
+        green.update(_green_again(seen, left))
+    return frozenset(red), green
 
 
 def _red_among_others(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozenset[str]:

@@ -161,7 +161,7 @@ def test_a_base_survives_json() -> None:
         {"a": P, "b": F, "c": None, "d": XF},
         {"a": 2},
         frozenset("b"),
-        frozenset("a"),
+        {"a": 3},
         frozenset({"x.py"}),
         frozenset({"_pytest.runner.f"}),
         is_gated=True,
@@ -179,3 +179,9 @@ def test_only_skips_that_the_base_has_not_are_new() -> None:
         TestRecord("d", S, category=Category.SKIPPED),
     ]
     assert [test.node_id for test in delta.newly_skipped(tests)] == ["a", "c"]
+
+
+def test_what_was_run_again_is_added_up() -> None:
+    base = BaseTests({"a": P, "b": P, "c": P}, flaky=frozenset("c"), steady={"a": 2, "b": 1})
+    more = delta.with_reruns(base, {"b", "not there"}, {"a": 3, "c": 1})
+    assert (more.flaky, more.steady) == ({"b", "c"}, {"a": 5})
