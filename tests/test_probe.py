@@ -767,21 +767,21 @@ class TestIt(unittest.TestCase):
     assert "number is one" in seen.message("test_fails")
 
 
-def test_a_rerun_counts_once(tmp_path: Path) -> None:
-    conftest = """
+@pytest.mark.parametrize("tears_down", [False, True])
+def test_a_rerun_counts_once(tears_down: bool, tmp_path: Path) -> None:
+    conftest = f"""
 from _pytest.runner import runtestprotocol
 def pytest_runtest_protocol(item, nextitem):
-    # What pytest-rerunfailures does.
+    # What pytest-rerunfailures does; newer ones report the tear-down of the first time too.
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for last in (False, True):
         for report in runtestprotocol(item, nextitem=nextitem, log=False):
-            if report.failed and not last:
+            is_again = report.failed and not last
+            if is_again:
                 report.outcome = "rerun"
-                item.ihook.pytest_runtest_logreport(report=report)
-                break
             item.ihook.pytest_runtest_logreport(report=report)
-        else:
-            break
+            if is_again and not {tears_down}:
+                break
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 """
@@ -790,6 +790,182 @@ def pytest_runtest_protocol(item, nextitem):
         seen = probe(write(tmp_path, {"conftest.py": conftest, "test_it.py": tests}), *workers)
         assert [test.outcome.value for test in seen.report.tests] == ["passed"]
         assert (seen.report.torn, seen.done.code) == (None, 0)
+
+
+PASSES = """
+import pytest
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if report.outcome == "failed":
+        report.outcome, report.longrepr = "passed", None
+"""
+SWALLOWS = """
+import pytest
+@pytest.hookimpl(hookwrapper=True, trylast={trylast})
+def pytest_runtest_call(item):
+    outcome = yield
+    outcome.force_result(None)
+    item._excinfo = None
+"""
+REPLACES = """
+from _pytest.reports import TestReport
+def pytest_runtest_makereport(item, call):
+    return TestReport(item.nodeid, item.location, {}, "passed", None, call.when)
+"""
+REWRITES = """
+import pytest
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report):
+    report.outcome = "passed"
+"""
+FAILS = """
+import unittest, pytest
+def test_fails(): assert False
+class TestIt(unittest.TestCase):
+    def test_case(self): self.assertEqual(1, 2)
+def test_passes(): pass
+def test_skips(): pytest.skip("today")
+@pytest.mark.xfail
+def test_xfails(): assert False
+"""
+TURNED = "its failure was turned into a pass by a hook: AssertionError"
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "conftest",
+    [
+        PASSES,
+        SWALLOWS.format(trylast=False),
+        SWALLOWS.format(trylast=True),
+        REPLACES,
+        REWRITES,
+    ],
+    ids=["passes", "swallows", "swallows-last", "replaces", "rewrites"],
+)
+def test_failure_that_a_hook_turns_into_a_pass(
+    workers: list[str], conftest: str, tmp_path: Path
+) -> None:
+    seen = probe(write(tmp_path, {"t/conftest.py": conftest, "t/test_it.py": FAILS}), *workers)
+    assert seen.done.code == 0
+    assert (seen.outcomes["test_fails"], seen.outcomes["test_case"]) == ("failed", "failed")
+    assert (seen.message("test_fails"), seen.message("test_case")) == (TURNED, TURNED)
+    assert seen.outcomes["test_passes"] == "passed"
+    assert seen.report.torn is None
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
+def test_broken_fixture_that_a_hook_turns_into_a_pass(workers: list[str], tmp_path: Path) -> None:
+    tests = """
+import pytest
+@pytest.fixture(autouse=True)
+def broken(request):
+    if request.node.name == "test_a": raise OSError("no set-up")
+    yield
+    raise OSError("no tear-down")
+def test_a(): pass
+def test_b(): pass
+"""
+    seen = probe(write(tmp_path, {"conftest.py": PASSES, "test_it.py": tests}), *workers)
+    assert (seen.done.code, seen.outcomes) == (0, {"test_a": "failed", "test_b": "failed"})
+    assert seen.message("test_a").endswith("turned into a pass by a hook: OSError")
+
+
+PRETENDS = """
+from _pytest.reports import TestReport
+def pytest_runtest_protocol(item, nextitem):
+    for when in ("setup", "call", "teardown"):
+        report = TestReport(item.nodeid, item.location, {}, "passed", None, when)
+        item.ihook.pytest_runtest_logreport(report=report)
+    return True
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
+def test_test_that_is_only_said_to_have_run(workers: list[str], tmp_path: Path) -> None:
+    files = {"conftest.py": PRETENDS, "test_it.py": "def test_it(): 1 / 0"}
+    seen = probe(write(tmp_path, files), *workers)
+    assert (seen.done.code, seen.outcomes) == (0, {"test_it": "error"})
+    assert seen.message("test_it") == "it was reported as passed, but did not run"
+
+
+def test_test_that_is_only_set_up_did_not_run(tmp_path: Path) -> None:
+    files = {"pytest.ini": "[pytest]\naddopts = --setup-only", "test_it.py": "def test_it(): 1 / 0"}
+    seen = probe(write(tmp_path, files))
+    assert (seen.done.code, seen.report.collected, seen.outcomes) == (0, 1, {})
+
+
+def test_a_call_that_is_kept_secret_does_not_count(tmp_path: Path) -> None:
+    conftest = """
+from _pytest.runner import runtestprotocol
+def pytest_runtest_protocol(item, nextitem):
+    # What flaky does.
+    for is_last in (False, True):
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in runtestprotocol(item, nextitem=nextitem, log=False):
+            if is_last or report.when != "call":
+                item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+"""
+    tests = "seen = []\ndef test_it():\n    seen.append(1)\n    assert len(seen) == 2"
+    for workers in ([], ["-n1"]):
+        seen = probe(write(tmp_path, {"conftest.py": conftest, "test_it.py": tests}), *workers)
+        assert [test.outcome.value for test in seen.report.tests] == ["passed"]
+
+
+def test_a_retry_within_the_report_counts_once(tmp_path: Path) -> None:
+    conftest = """
+import pytest
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    # What pytest-retry does.
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        report.outcome = "retried"
+        item.ihook.pytest_runtest_logreport(report=report)
+        again = pytest.CallInfo.from_call(lambda: item.ihook.pytest_runtest_call(item=item), "call")
+        report.outcome = "failed" if again.excinfo else "passed"
+"""
+    tests = """
+seen = []
+def test_it():
+    seen.append(1)
+    assert len(seen) == 2
+def test_fails(): assert False
+"""
+    for workers in ([], ["-n1"]):
+        seen = probe(write(tmp_path, {"conftest.py": conftest, "test_it.py": tests}), *workers)
+        assert seen.outcomes == {"test_it": "passed", "test_fails": "failed"}
+
+
+def test_a_forked_test_did_run(tmp_path: Path) -> None:
+    conftest = """
+import os, pickle
+from _pytest.reports import TestReport
+from _pytest.runner import runtestprotocol
+def pytest_runtest_protocol(item, nextitem):
+    # What pytest-forked does.
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        reports = runtestprotocol(item, log=False)
+        os.write(writing, pickle.dumps([report._to_json() for report in reports]))
+        os._exit(0)
+    os.close(writing)
+    os.wait()
+    for fields in pickle.loads(os.read(reading, 65536)):
+        item.ihook.pytest_runtest_logreport(report=TestReport._from_json(fields))
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+"""
+    tests = "def test_it(): pass\ndef test_fails(): assert False"
+    for workers in ([], ["-n1"]):
+        seen = probe(write(tmp_path, {"conftest.py": conftest, "test_it.py": tests}), *workers)
+        assert seen.outcomes == {"test_it": "passed", "test_fails": "failed"}
 
 
 def test_names_that_no_pipe_likes(tmp_path: Path) -> None:

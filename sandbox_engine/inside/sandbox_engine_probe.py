@@ -35,6 +35,8 @@ HEAD_CHARS = 2000
 IDS_IN_A_LINE = 100
 MODULES_KEY = "sandbox_engine_modules"
 SETTINGS_KEY = "sandbox_engine_settings"
+SEEN_KEY = "sandbox_engine_seen"
+RAN = "ran"
 NO_SETTINGS = {
     "root": "",
     "repo": "",
@@ -369,6 +371,69 @@ class Filter:
         return name in self.ids or name.partition("::")[0] in self.ids
 
 
+class Watch:
+    """The plugin that sees what a test does before any hook can say otherwise.
+
+    What it saw goes with the reports, which may come from a worker of xdist or from a fork. Of a
+    test that is run more than once the last time counts: that is the one to be reported.
+    """
+
+    def __init__(self):
+        from _pytest import outcomes
+
+        self.no_failures = (
+            KeyboardInterrupt,
+            outcomes.Exit,
+            outcomes.Skipped,
+            outcomes.XFailed,
+        )
+        self.seen = {}
+
+    def pytest_runtest_setup(self, item):
+        yield from self.watch(item, "setup")
+
+    def pytest_runtest_call(self, item):
+        yield from self.watch(item, "call")
+
+    def pytest_runtest_teardown(self, item):
+        yield from self.watch(item, "teardown")
+
+    def watch(self, item, when):
+        self.seen[item.nodeid, when] = RAN
+        outcome = yield
+        kind = outcome.excinfo[0] if outcome.excinfo else unittest_failure(item)
+        if isinstance(kind, type) and not issubclass(kind, self.no_failures) and not is_skip(kind):
+            self.seen[item.nodeid, when] = printable(kind.__name__)
+
+    def pytest_runtest_makereport(self):
+        outcome = yield
+        if outcome.excinfo is None:
+            self.mark(outcome.get_result())
+
+    def pytest_runtest_logreport(self, report):
+        self.mark(report)
+
+    def mark(self, report):
+        seen = self.seen.get((report.nodeid, report.when))
+        if seen is not None:
+            setattr(report, SEEN_KEY, seen)
+
+    def pytest_runtest_logfinish(self, nodeid):
+        for when in ("setup", "call", "teardown"):
+            self.seen.pop((nodeid, when), None)
+
+
+def unittest_failure(item):
+    """Return the class of what a `TestCase` kept of its failure, which it does not raise."""
+    kept = getattr(item, "_excinfo", None)
+    return getattr(kept[0], "type", None) if kept and isinstance(kept, list) else None
+
+
+def is_skip(kind):
+    unittest = sys.modules.get("unittest")
+    return unittest is not None and issubclass(kind, unittest.SkipTest)
+
+
 class Worker:
     """The plugin in a worker of xdist: it hands over the modules that it saw."""
 
@@ -379,6 +444,7 @@ class Worker:
 
     def pytest_collection_finish(self):
         self.modules.look()
+        watch_tests(self.config)
 
     def pytest_sessionfinish(self):
         self.modules.look()
@@ -412,6 +478,7 @@ class Main:
         if not self.has_workers:
             self.collect([item.nodeid for item in session.items])
         self.modules.look()
+        watch_tests(session.config)
 
     def pytest_xdist_node_collection_finished(self, ids):
         self.collect(list(ids))
@@ -440,7 +507,8 @@ class Main:
 
     def pytest_runtest_logreport(self, report):
         key = (report.nodeid, getattr(report, "worker_id", None))
-        if report.outcome == "rerun":
+        # A plugin that runs a test again has a word of its own for the time before.
+        if report.outcome not in ("passed", "failed", "skipped"):
             self.open.pop(key, None)
             return
         if report.when == "setup":
@@ -450,7 +518,9 @@ class Main:
         # A worker that crashed has no phase.
         if report.when not in ("setup", "call"):
             del self.open[key]
-            self.close(report.nodeid, test)
+            # Without its call it did not run, or a plugin keeps that to itself and runs it again.
+            if test.was_called or test.outcome != "passed":
+                self.close(report.nodeid, test)
 
     def close(self, node_id, test):
         self.counts[test.outcome] = self.counts.get(test.outcome, 0) + 1
@@ -487,6 +557,7 @@ class Test:
         self.outcome = "passed"
         self.duration_s = 0.0
         self.message = None
+        self.was_called = False
 
     def add(self, report):
         duration = getattr(report, "duration", 0.0)
@@ -495,9 +566,23 @@ class Test:
         # A subtest that was skipped says nothing about its test; one that failed does.
         if is_subtest(report) and outcome != "failed":
             return
+        self.was_called |= report.when == "call"
+        outcome, message = unearned(report) or (outcome, None)
         if self.RANK.index(outcome) > self.RANK.index(self.outcome):
             self.outcome = outcome
-            self.message = message_of(report)
+            self.message = message or message_of(report)
+
+
+def unearned(report):
+    """Return the outcome and the message for a pass that the test did not earn, else None."""
+    seen = getattr(report, SEEN_KEY, None)
+    if report.outcome != "passed" or seen == RAN:
+        return None
+    if seen is not None:
+        return ("failed", "its failure was turned into a pass by a hook: " + printable(seen))
+    if report.when == "call":
+        return ("error", "it was reported as passed, but did not run")
+    return None
 
 
 def is_subtest(report):
@@ -542,10 +627,22 @@ def pytest_configure(config):
         config.pluginmanager.register(Filter(config, only), NAME + "_filter")
 
 
+def watch_tests(config):
+    """Register Watch after all others, so that no wrapper of a conftest comes between."""
+    if not config.pluginmanager.hasplugin(NAME + "_watch"):
+        config.pluginmanager.register(Watch(), NAME + "_watch")
+
+
 def mark_hooks():
-    """Mark the hooks that only xdist knows, and those that have to be last."""
+    """Mark the hooks that only xdist knows, and those that have to be first or last."""
     from pytest import hookimpl
 
+    innermost = hookimpl(hookwrapper=True, trylast=True)
+    innermost(Watch.pytest_runtest_setup)
+    innermost(Watch.pytest_runtest_call)
+    innermost(Watch.pytest_runtest_teardown)
+    hookimpl(hookwrapper=True, tryfirst=True)(Watch.pytest_runtest_makereport)
+    hookimpl(tryfirst=True)(Watch.pytest_runtest_logreport)
     hookimpl(trylast=True)(Filter.pytest_collection_modifyitems)
     hookimpl(optionalhook=True)(Main.pytest_xdist_node_collection_finished)
     hookimpl(optionalhook=True)(Main.pytest_configure_node)
