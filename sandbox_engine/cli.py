@@ -167,6 +167,9 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
         help="the patch may change what the tests prove",
     )
     _run_arguments(parser)
+    parser.add_argument(
+        "--explain", action="store_true", help="tell which edits of a patch that failed broke what"
+    )
     parser.add_argument("--no-cache", action="store_true", help="judge again what is known")
     parser.add_argument(
         "--receipt",
@@ -223,6 +226,7 @@ def _validate(options: argparse.Namespace) -> int:
         require=options.require,
         keep=options.keep,
         allow_test_changes=options.allow_test_changes,
+        explain=options.explain,
         use_cache=not options.no_cache,
     )
     if options.output == "json":

@@ -62,7 +62,7 @@ class Config:
     top-level packages, `""` for the tree itself. `isolation` is `auto`, for the best that there
     is, or a tier; with less than `min_isolation` nothing is run. `readable` are folders that runs
     may read beside those that every run needs. What `reruns` and `max_new_skips` are, `Recipe` and
-    `Demands` tell. Times are in seconds.
+    `Demands` tell; `explain_runs` is how many runs an explanation may take. Times are in seconds.
     """
 
     strategy: str = DEFAULT_STRATEGY
@@ -85,6 +85,7 @@ class Config:
     output_bytes: int = _DEFAULTS.output_bytes
     reruns: int = 2
     max_new_skips: float = 0.0
+    explain_runs: int = 40
     xdist_after_s: float = 10.0
     slots: int = 8
     lease_wait_s: float = 600.0

@@ -280,6 +280,23 @@ def green(tests: Iterable[TestRecord]) -> frozenset[str]:
     return frozenset(test.node_id for test in _folded(tests) if test.outcome in _GREEN)
 
 
+def failing(known: BaseTests, names: Mapping[str, str]) -> dict[str, bool]:
+    """Return for each key of `names` whether the test that is its value fails.
+
+    One that could not be collected fails; one that did not run is left out.
+    """
+    found = {}
+    for test, node in names.items():
+        outcome = known.outcomes.get(node)
+        if any(part in known.broken for part in _parents(node)):
+            found[test] = True
+        elif outcome is not None and (outcome.is_red or outcome in _GREEN):
+            found[test] = outcome.is_red
+        elif "::" not in node and node in known.files:
+            found[test] = False
+    return found
+
+
 def newly_skipped(tests: Iterable[TestRecord]) -> list[TestRecord]:
     """Return the tests that ran on the base and, with the patch, do not or may fail."""
     quiet = (None, TestOutcome.SKIPPED, TestOutcome.XFAILED)

@@ -21,6 +21,7 @@ from sandbox_engine.errors import (
     StaleBaseError,
     UsageError,
 )
+from sandbox_engine.explanation import explain_failure
 from sandbox_engine.folder import read_folder
 from sandbox_engine.isolation import View
 from sandbox_engine.merge import merge_change
@@ -32,7 +33,16 @@ from sandbox_engine.run import Run
 from sandbox_engine.sandbox import Setup
 from sandbox_engine.slot_sandbox import SlotSandbox, open_slot
 from sandbox_engine.tree import CandidateTree, build_tree
-from sandbox_engine.verdict import Author, Cause, CommitId, Finding, Outcome, Tier, Verdict, judge
+from sandbox_engine.verdict import (
+    Author,
+    Cause,
+    CommitId,
+    Finding,
+    Outcome,
+    Tier,
+    Verdict,
+    judge,
+)
 from sandbox_engine.version import VERSION
 
 if TYPE_CHECKING:
@@ -84,6 +94,7 @@ class Engine:
         require: Sequence[str] = (),
         keep: Sequence[str] = (),
         allow_test_changes: bool = False,
+        explain: bool = False,
         use_cache: bool = True,
     ) -> Verdict:
         """Return the verdict on `patch` applied to `base`.
@@ -92,7 +103,8 @@ class Engine:
         `match` says how far an edit may be from the file's text: `exact`, `default` or `fuzzy`.
         Beside what the strategy demands, each `fixed:NODEID` of `require` must be red without the
         patch and green with it, and every test whose node id is like one of `keep` be green.
-        With `allow_test_changes` the patch may change what the tests prove.
+        With `allow_test_changes` the patch may change what the tests prove. With `explain` a patch
+        of several edits that FAILED is told which of them broke which tests.
 
         A patch that is wrong gives a verdict, never an exception. Raise UsageError for a base, a
         strategy or a match that does not exist, and another SandboxError when the world is
@@ -102,7 +114,9 @@ class Engine:
             recipe = self.config.recipe(strategy).demanding(
                 required(require, "the caller"), tuple(keep), allow_test_changes=allow_test_changes
             )
-            return self._validate(patch, base, recipe, format, match, use_cache=use_cache)
+            return self._validate(
+                patch, base, recipe, format, match, explain=explain, use_cache=use_cache
+            )
         except OSError as error:
             raise git.foreign_failure(error, "the patch cannot be judged") from error
 
@@ -114,6 +128,7 @@ class Engine:
         format: str | None,
         match: str,
         *,
+        explain: bool,
         use_cache: bool,
     ) -> Verdict:
         started = time.monotonic()
@@ -130,6 +145,10 @@ class Engine:
             verdict = self._judge(
                 candidate, recipe, edits.summary, _author_of(edits), use_cache=use_cache
             )
+            if explain:
+                run = Run(self.store, self.cache, self.config, candidate, recipe)
+                explanation = explain_failure(self.store, run, verdict, _match_of(match))
+                verdict = dataclasses.replace(verdict, explanation=explanation)
         return dataclasses.replace(
             verdict, engine_version=VERSION, elapsed_s=round(time.monotonic() - started, 6)
         )

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 
 from sandbox_engine import (
@@ -31,6 +31,7 @@ from sandbox_engine.carry import Carried
 from sandbox_engine.config import Config
 from sandbox_engine.delta import BaseTests
 from sandbox_engine.errors import DiskFullError, SandboxBusyError, SandboxError
+from sandbox_engine.explain import explain
 from sandbox_engine.interpreter import (
     Interpreter,
     choose_interpreter,
@@ -42,7 +43,7 @@ from sandbox_engine.layer_sandbox import open_layers
 from sandbox_engine.patch import File
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Doubt, Observed, Session
 from sandbox_engine.receipt import Receipt, seal
-from sandbox_engine.recipe import Recipe
+from sandbox_engine.recipe import Recipe, Step, StepKind
 from sandbox_engine.sandbox import Sandbox, Setup, allowed_variables
 from sandbox_engine.slot_sandbox import open_slot
 from sandbox_engine.stage import Stage
@@ -50,7 +51,14 @@ from sandbox_engine.steps import RUNNING, Bench, run_steps
 from sandbox_engine.store import Store, commit_candidate, tags_signature
 from sandbox_engine.tree import CandidateTree
 from sandbox_engine.trial import Court, Observe
-from sandbox_engine.verdict import StepResult, Tier, TreeId, count_categories, count_outcomes
+from sandbox_engine.verdict import (
+    Explanation,
+    StepResult,
+    Tier,
+    TreeId,
+    count_categories,
+    count_outcomes,
+)
 from sandbox_engine.version import VERSION
 
 _LOCK_FILE = re.compile(rb"requirements.*\.txt|(poetry|uv|pdm|Pipfile)\.lock")
@@ -66,8 +74,8 @@ class Run:
         self._cache = cache
         self._config = config
         self._top = store.repository.top
-        self._candidate = candidate
-        self._recipe = recipe
+        self.candidate = candidate
+        self.recipe = recipe
         self._others: dict[TreeId, Run] = {}
 
     @functools.cached_property
@@ -79,7 +87,7 @@ class Run:
     @property
     def runs_something(self) -> bool:
         """Whether any of the steps runs code of the candidate."""
-        return any(step.kind in RUNNING for step in self._recipe.steps)
+        return any(step.kind in RUNNING for step in self.recipe.steps)
 
     @functools.cached_property
     def tier(self) -> Tier:
@@ -98,7 +106,7 @@ class Run:
             inner = os.path.relpath(folder, top)
             if is_below(top, (folder,)) or (
                 is_below(folder, (top,))
-                and tree.has_entry(self._store, self._candidate, os.fsencode(inner))
+                and tree.has_entry(self._store, self.candidate, os.fsencode(inner))
             ):
                 return {
                     Tier.FULL: Obstacle(
@@ -130,7 +138,7 @@ class Run:
     def _roots(self) -> tuple[str, ...]:
         if self._config.source_roots is not None:
             return self._config.source_roots
-        return ("src",) if tree.has_folder(self._store, self._candidate, b"src") else ("",)
+        return ("src",) if tree.has_folder(self._store, self.candidate, b"src") else ("",)
 
     @functools.cached_property
     def _variables(self) -> dict[str, str]:
@@ -150,7 +158,7 @@ class Run:
 
         Whatever a receipt says of the environment is in it, so a known verdict's receipt is true.
         """
-        parts: list[object] = [VERSION, self._conditions, self._candidate.base]
+        parts: list[object] = [VERSION, self._conditions, self.candidate.base]
         if self.runs_something:
             parts += [
                 self._config.readable,
@@ -188,7 +196,7 @@ class Run:
     def _lock_files(self) -> str:
         """A digest of the files at the candidate's top that say what is to be installed."""
         digest = hashlib.sha256()
-        for name in tree.top_names(self._store, self._candidate):
+        for name in tree.top_names(self._store, self.candidate):
             if _LOCK_FILE.fullmatch(name) and (file := self._read(name)) is not None:
                 digest.update(b"%s %s\0" % (tree.blob_id(file).encode(), name))
         return digest.hexdigest()
@@ -197,12 +205,12 @@ class Run:
         """Return the receipt of the candidate, which passed with `steps`."""
         return seal(
             Receipt(
-                base=self._candidate.base,
-                base_tree=self._candidate.base_tree,
-                tree=self._candidate.id,
-                strategy=self._recipe.name,
-                recipe=self._recipe.fingerprint(),
-                demands=self._recipe.demands.to_json(),
+                base=self.candidate.base,
+                base_tree=self.candidate.base_tree,
+                tree=self.candidate.id,
+                strategy=self.recipe.name,
+                recipe=self.recipe.fingerprint(),
+                demands=self.recipe.demands.to_json(),
                 environment=self.facts,
                 categories=count_categories(steps),
                 outcomes=count_outcomes(steps),
@@ -212,27 +220,74 @@ class Run:
 
     def steps(self) -> tuple[StepResult, ...]:
         """Run the recipe's steps, in sandboxes that are opened when one of them needs it."""
-        with Stage(self._open_at, self._search_path, self._recipe.limits) as stage:
+        with self._stage() as stage:
             observe = functools.partial(self._observe, stage)
             court = Court(
-                self._candidate,
-                self._recipe,
+                self.candidate,
+                self.recipe,
                 observe,
                 lambda arguments: self._known(observe, arguments),
                 self._learn,
                 lambda: self._session.first_party | self._session.near,
                 self._read,
-                functools.partial(tree.restored, self._store, self._candidate),
+                functools.partial(tree.restored, self._store, self.candidate),
                 lambda: stage.spent_s,
             )
             return run_steps(Bench(court, stage))
 
+    def _stage(self) -> Stage:
+        return Stage(self._open_at, self._search_path, self.recipe.limits)
+
     def test_control(self, results: Iterable[StepResult]) -> tuple[str, ...]:
         """Return those of the changed paths that steer the tests, as text that is safe to show."""
         collected = {delta.file_of(test.node_id) for step in results for test in step.tests}
-        before, after = self._candidate.before, self._candidate.after
+        before, after = self.candidate.before, self.candidate.after
         found = control.find_control(before, after, collected, PYTEST_NEEDS, self._read)
         return tuple(path.decode("utf-8", "backslashreplace") for path in found)
+
+    def explain(
+        self,
+        failed: Step,
+        tests: Sequence[str],
+        count: int,
+        build: Callable[[frozenset[int]], CandidateTree | None],
+    ) -> Explanation:
+        """Return which of the patch's `count` edits break `tests` of the step that failed.
+
+        `build` makes a candidate of some of the edits, None where they do not fit by themselves.
+        """
+        with self._stage() as stage:
+            for step in self.recipe.steps[: self.recipe.steps.index(failed)]:
+                if step.kind is StepKind.COMMAND:
+                    stage.remember(step.args)
+            observe = functools.partial(self._observe, stage)
+
+            def try_subset(edits: frozenset[int]) -> Mapping[str, bool] | None:
+                some = build(edits)
+                return None if some is None else self._failing(observe, failed, some, tests)
+
+            return explain(count, tests, try_subset, self._config.explain_runs)
+
+    def _failing(
+        self, observe: Observe, step: Step, some: CandidateTree, tests: Sequence[str]
+    ) -> Mapping[str, bool] | None:
+        """Tell which of `tests` fail with some of the edits alone; None where none can be judged.
+
+        A test that does not run is left out. What becomes of the tests of a tree is kept.
+        """
+        if not some.after:
+            return dict.fromkeys(tests, False)
+        names = trial.names_in(some, self.candidate, tests)
+        key = f"{self._base_key([step.name, *step.args, *names.values()])} {some.id}"
+        known = self._cache.find_base(key)
+        if known is None:
+            seen = observe(some, step.args, only=sorted(names.values()))
+            if seen.doubt is not None:
+                return None
+            report = seen.report
+            known = delta.base_tests(report.tests, report.ids, report.collect_errors)
+            self._keep_base(key, known)
+        return delta.failing(known, names)
 
     def _open_at(self, where: CandidateTree) -> AbstractContextManager[Sandbox]:
         return self._at(where).open_sandbox()
@@ -250,7 +305,7 @@ class Run:
             # Only now are the objects of the tree written.
             session = self._at(where)._session
             seen = pytest_step.observe(
-                sandbox, session, arguments, self._recipe.limits, only=only, expected=expected
+                sandbox, session, arguments, self.recipe.limits, only=only, expected=expected
             )
         if only is None and not session.workers and seen.doubt is None and seen.report.tests:
             # A run under xdist does not tell how long the tests take alone.
@@ -259,10 +314,10 @@ class Run:
 
     def _at(self, candidate: CandidateTree) -> Run:
         """Return the run of another candidate under the same recipe."""
-        if candidate.id == self._candidate.id:
+        if candidate.id == self.candidate.id:
             return self
         if candidate.id not in self._others:
-            run = Run(self._store, self._cache, self._config, candidate, self._recipe)
+            run = Run(self._store, self._cache, self._config, candidate, self.recipe)
             self._others[candidate.id] = run
         return self._others[candidate.id]
 
@@ -274,8 +329,8 @@ class Run:
         with self._alone(key):
             if known := self._cache.find_base(key):
                 return known
-            base = tree.unchanged(self._candidate)
-            found = trial.find_base(observe, base, arguments, self._recipe.reruns)
+            base = tree.unchanged(self.candidate)
+            found = trial.find_base(observe, base, arguments, self.recipe.reruns)
             if isinstance(found, BaseTests) and not found.broken:
                 self._keep_base(key, found)
             return found
@@ -292,10 +347,10 @@ class Run:
             self._cache.keep_base(key, tests)
 
     def _base_key(self, arguments: Sequence[str]) -> str:
-        base = self._at(tree.unchanged(self._candidate))
-        parts = [self._recipe.base_fingerprint(), *arguments]
+        base = self._at(tree.unchanged(self.candidate))
+        parts = [self.recipe.base_fingerprint(), *arguments]
         recipe = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        return f"{self._candidate.base_tree} {recipe} {base.environment}"
+        return f"{self.candidate.base_tree} {recipe} {base.environment}"
 
     @contextlib.contextmanager
     def _alone(self, key: str) -> Iterator[None]:
@@ -310,13 +365,13 @@ class Run:
     def open_sandbox(self) -> Iterator[Sandbox]:
         """Yield a sandbox of the tier that holds the candidate, which is written for it."""
         containment.warm_up()
-        tree.write_tree(self._store, self._candidate)
-        commit = commit_candidate(self._store, self._candidate.base, self._candidate.id)
+        tree.write_tree(self._store, self.candidate)
+        commit = commit_candidate(self._store, self.candidate.base, self.candidate.id)
         with compiled.held(self._store, self.interpreter) as provided:
             setup = Setup(
                 self.tier,
                 self._view,
-                self._recipe.limits,
+                self.recipe.limits,
                 self._variables,
                 self._carried,
                 provided.folder / "files" if provided else None,
@@ -325,7 +380,7 @@ class Run:
             )
             if self.tier is Tier.FULL:
                 try:
-                    opened = open_layers(self._store, self._candidate, commit, setup)
+                    opened = open_layers(self._store, self.candidate, commit, setup)
                     with opened as layered:
                         yield layered
                 except SandboxError:
@@ -351,13 +406,13 @@ class Run:
             top,
             environments,
             readable,
-            self._recipe.writable,
-            self._recipe.network,
+            self.recipe.writable,
+            self.recipe.network,
             isolation.find_aliases(wanted, top=top),
         )
 
     def _read(self, path: bytes) -> File | None:
-        return tree.read_file(self._store, self._candidate, path)
+        return tree.read_file(self._store, self.candidate, path)
 
     def _search_path(self, sandbox: Sandbox) -> Mapping[str, str]:
         roots = (os.path.normpath(sandbox.root / root) for root in self._roots)
@@ -368,7 +423,7 @@ class Run:
         require_pytest(self.interpreter)
         provided = {
             which: tree.first_party(self._store, which, self._roots)
-            for which in (self._candidate.base_tree, self._candidate.id)
+            for which in (self.candidate.base_tree, self.candidate.id)
         }
         return Session(
             self.interpreter,
@@ -376,21 +431,21 @@ class Run:
             self._roots,
             # Tests import their helpers from the top, but it must not hide the standard library.
             ("",) if self._roots == ("src",) else (),
-            provided[self._candidate.base_tree] | provided[self._candidate.id],
-            tree.near_modules(self._store, self._candidate),
-            functools.partial(tree.is_copied_from, self._store, self._candidate),
+            provided[self.candidate.base_tree] | provided[self.candidate.id],
+            tree.near_modules(self._store, self.candidate),
+            functools.partial(tree.is_copied_from, self._store, self.candidate),
             # Asked of the base: a patch must not bring a `pytest.py` that is imported first.
-            is_early=bool(PYTEST_NEEDS & provided[self._candidate.base_tree]),
+            is_early=bool(PYTEST_NEEDS & provided[self.candidate.base_tree]),
             learn=functools.partial(compiled.learn, self._store, self.interpreter),
             workers=self._workers(),
         )
 
     def _workers(self) -> int:
         last_s = self._cache.note(self._duration_key)
-        if self.interpreter.xdist is None or last_s is None or last_s <= self._recipe.xdist_after_s:
+        if self.interpreter.xdist is None or last_s is None or last_s <= self.recipe.xdist_after_s:
             return 0
         return len(os.sched_getaffinity(0))
 
     @property
     def _duration_key(self) -> str:
-        return f"duration {self._recipe.base_fingerprint()}"
+        return f"duration {self.recipe.base_fingerprint()}"

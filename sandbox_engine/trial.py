@@ -109,7 +109,7 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
         reason = f"the base cannot be judged: {base.reason}"
         return _unjudged(blank, dataclasses.replace(base, reason=reason, cause=Cause.INFRA))
     candidate = court.candidate
-    changes = removal.changes_of(candidate.before, candidate.after, candidate.renames)
+    changes = _changes(candidate)
 
     def read(path: str) -> bytes | None:
         file = court.read(os.fsencode(path))
@@ -218,6 +218,17 @@ def _settled(
     if any(test.category and test.category.is_blamed for test in tests):
         return tests, frozenset()
     return tests, _red_among_others(court, arguments, alone - failing_there)
+
+
+def names_in(some: CandidateTree, whole: CandidateTree, tests: Sequence[str]) -> dict[str, str]:
+    """Return what `some`, of the same base as `whole`, calls each of the tests of `whole`."""
+    before = _named_before(tests, _changes(whole))
+    renames = _changes(some).renames
+    return {test: delta.renamed(node, renames) for test, node in before.items()}
+
+
+def _changes(candidate: CandidateTree) -> Changes:
+    return removal.changes_of(candidate.before, candidate.after, candidate.renames)
 
 
 def _named_before(nodes: Sequence[str], changes: Changes) -> dict[str, str]:
