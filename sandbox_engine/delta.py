@@ -15,6 +15,8 @@ from typing import Any
 from sandbox_engine.verdict import Category, TestOutcome, TestRecord
 
 _GREEN = (TestOutcome.PASSED, TestOutcome.XPASSED)
+_XPASSED_STRICTLY = ("[XPASS(strict)]", "Unexpected success")
+"""What pytest says of a test that must fail, by its mark or as unittest has it, and passes."""
 _SEVERITY = (
     TestOutcome.PASSED,
     TestOutcome.XPASSED,
@@ -278,6 +280,20 @@ def with_category(
 def green(tests: Iterable[TestRecord]) -> frozenset[str]:
     """Return the ids of the tests that passed every time that they ran."""
     return frozenset(test.node_id for test in _folded(tests) if test.outcome in _GREEN)
+
+
+def passing_strictly(base: BaseTests, tests: Iterable[TestRecord]) -> frozenset[str]:
+    """Return the ids of the tests that are red because they pass, though they are to fail.
+
+    Code under test could write the message. It would gain nothing: on the base these are expected
+    to fail, and so a failure of theirs counts for nothing.
+    """
+    return frozenset(
+        test.node_id
+        for test in _folded(tests)
+        if base.outcomes.get(test.node_id) is TestOutcome.XFAILED
+        and (test.message or "").startswith(_XPASSED_STRICTLY)
+    )
 
 
 def failing(known: BaseTests, names: Mapping[str, str]) -> dict[str, bool]:

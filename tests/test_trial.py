@@ -199,6 +199,33 @@ def test_a_repair_with_its_test_needs_none(box: GitBox) -> None:
     assert verdict.test_control == ("tests/test_calc.py",)
 
 
+@pytest.mark.parametrize("mark", ["@pytest.mark.xfail(strict=True)", "@unittest.expectedFailure"])
+def test_a_repair_may_take_off_the_mark_of_a_test_that_was_to_fail(box: GitBox, mark: str) -> None:
+    marked = (
+        "import unittest\n\nimport pytest\nfrom calc import double\n\n\n"
+        "class TestBug(unittest.TestCase):\n"
+        f"    {mark}\n    def test_bug(self):\n        assert double(-1) == 2\n"
+    )
+    if "pytest" in mark:
+        marked = marked.replace("(unittest.TestCase)", "")
+    engine = made(box, {"tests/test_bug.py": marked})
+    plain = {"tests/test_bug.py": marked.replace(f"    {mark}\n", "")}
+    fixed = {"calc.py": CALC.replace("a * 2", "abs(a) * 2")}
+    assert result(judged(box, engine, {**fixed, **plain})) == (Outcome.PASSED, None)
+    # The mark alone says nothing of the code, and the code alone turns the test red.
+    assert judged(box, engine, plain).outcome is Outcome.FAILED
+    assert judged(box, engine, fixed).outcome is Outcome.FAILED
+
+
+def test_what_only_says_that_it_was_to_fail_is_red(box: GitBox) -> None:
+    engine = made(box, {})
+    fails = "import pytest\n    pytest.fail('[XPASS(strict)] ', pytrace=False)"
+    files = {"calc.py": CALC.replace("return a * 2", fails)}
+    weaker = GREEN.replace("assert double(4) == 8", "pass")
+    verdict = judged(box, engine, {**files, "tests/test_calc.py": weaker})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+
+
 def test_a_change_of_names_that_tests_use_is_told(box: GitBox) -> None:
     engine = made(box, {})
     files = {
