@@ -18,6 +18,7 @@ from sandbox_engine.delta import file_of, function_of
 from sandbox_engine.patch import File
 
 _WORD = re.compile(r"\w+")
+_EXAMPLE = ">>> "
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,20 @@ def _is_removed(
         is_case = node_id != function
         is_named = is_case and _are_named_by(node_id[len(function) :], changes.gone_words)
         return name not in after or (is_changed and is_case) or is_named
+    example = _EXAMPLE + _within(path, name)
+    if example in before and example not in after:
+        return True
     return _are_named_by(node_id[len(path) :].replace(".", "::"), changes.gone_words)
+
+
+def _within(path: str, name: str) -> str:
+    """Return the name of a doctest less that of its module."""
+    module = "." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        if module.endswith("." + ".".join(parts[:count])):
+            return ".".join(parts[count:])
+    return name
 
 
 def _are_named_by(names: str, words: frozenset[str]) -> bool:
@@ -118,22 +132,55 @@ def _are_named_by(names: str, words: frozenset[str]) -> bool:
 
 
 def _defined(source: bytes | None) -> frozenset[str]:
-    """Return the dotted names of all functions of a module, whatever they are nested in."""
+    """Return the dotted names of all functions of a module, whatever they are nested in.
+
+    Methods that a class inherits from another of the module are its own too, and what has an
+    example in its docstring is named once more, as an example.
+    """
     try:
         tree = ast.parse(source or b"")
     except (SyntaxError, ValueError, RecursionError):
         return frozenset()
-    return frozenset(_functions(tree, ""))
+    bases: dict[str, list[str]] = {}
+    found = set(_functions(tree, "", bases))
+    methods: dict[str, set[str]] = {}
+    for name in found:
+        owner, dot, method = name.rpartition(".")
+        if dot:
+            methods.setdefault(owner, set()).add(method)
+    for owner in bases:
+        found.update(
+            f"{owner}.{name}" for base in _line(owner, bases) for name in methods.get(base, ())
+        )
+    return frozenset(found)
 
 
-def _functions(node: ast.AST, prefix: str) -> Iterator[str]:
+def _line(owner: str, bases: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield the classes that a class inherits from, as far as the module tells."""
+    seen, left = {owner}, list(bases[owner])
+    while left:
+        base = left.pop()
+        if base in bases and base not in seen:
+            seen.add(base)
+            yield base
+            left += bases[base]
+
+
+def _functions(node: ast.AST, prefix: str, bases: dict[str, list[str]]) -> Iterator[str]:
+    """Yield the names of functions and examples in a node; put each class's bases in `bases`."""
+    if isinstance(node, ast.Module | ast.ClassDef) and _EXAMPLE in (ast.get_docstring(node) or ""):
+        yield _EXAMPLE + prefix.removesuffix(".")
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield prefix + child.name
+            if _EXAMPLE in (ast.get_docstring(child) or ""):
+                yield _EXAMPLE + prefix + child.name
         elif isinstance(child, ast.ClassDef):
-            yield from _functions(child, f"{prefix}{child.name}.")
+            own = prefix + child.name
+            bases[own] = [base.id for base in child.bases if isinstance(base, ast.Name)]
+            yield from _functions(child, f"{own}.", bases)
         else:
-            yield from _functions(child, prefix)
+            yield from _functions(child, prefix, bases)
 
 
 def _lines(content: bytes | None) -> Counter[str]:

@@ -75,6 +75,42 @@ def test_an_inherited_test_goes_with_its_base_class() -> None:
     assert removed(before, after, *lost) == {"t.py::TestA::test_x"}
 
 
+MIXED = (
+    "class Mixin:\n    def test_x(self): ...\n\nclass Half(Mixin): ...\n\n"
+    "class TestA(Half):\n    def test_y(self): ...\n\nclass TestB(Mixin, x.Other): ...\n"
+)
+
+
+def test_an_inherited_test_that_moves_to_one_class_leaves_the_others() -> None:
+    moved = MIXED.replace("    def test_x(self): ...\n", "    pass\n", 1).replace(
+        "    def test_y", "    def test_x(self): ...\n    def test_y"
+    )
+    lost = ("t.py::TestB::test_x",)
+    assert removed({"t.py": MIXED}, {"t.py": moved}, *lost) == set(lost)
+    alone = MIXED.replace("TestB(Mixin, x.Other)", "TestB(x.Other)")
+    assert removed({"t.py": MIXED}, {"t.py": alone}, *lost) == set(lost)
+    hidden = MIXED + "\nTestB.__test__ = False\n"
+    assert removed({"t.py": MIXED}, {"t.py": hidden}, *lost) == set()
+    ring = "class A(B): ...\n\nclass B(A):\n    def test_x(self): ...\n"
+    assert removed({"t.py": ring}, {"t.py": ring + "\n"}, "t.py::A::test_x") == set()
+
+
+DOCUMENTED = (
+    '"""Top.\n\n>>> 1\n1\n"""\n\n'
+    'def f(a):\n    """Do.\n\n    >>> 2\n    2\n    """\n\n'
+    'class C:\n    """Be.\n\n    >>> 3\n    3\n    """\n'
+)
+
+
+@pytest.mark.parametrize(("number", "name"), [("1", ""), ("2", ".f"), ("3", ".C")])
+def test_an_example_is_removed_from_its_docstring(number: str, name: str) -> None:
+    cut = DOCUMENTED.replace(f">>> {number}", "That is")
+    for path in ("src/pkg/doc.py", "src/pkg/doc/__init__.py"):
+        node = f"{path}::pkg.doc{name}"
+        assert removed({path: DOCUMENTED}, {path: cut}, node) == {node}
+        assert removed({path: DOCUMENTED}, {path: DOCUMENTED + "x = 1\n"}, node) == set()
+
+
 def test_what_is_only_moved_is_not_gone() -> None:
     before = {"a.py": "def test_x(): ...\n", "b.py": ""}
     after = {"a.py": "", "b.py": "def test_x(): ...\n"}
