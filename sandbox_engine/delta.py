@@ -282,6 +282,13 @@ def green(tests: Iterable[TestRecord]) -> frozenset[str]:
     return frozenset(test.node_id for test in _folded(tests) if test.outcome in _GREEN)
 
 
+def names_before(base: BaseTests, tests: Sequence[TestRecord]) -> dict[str, str]:
+    """Return what the base calls those of its own tests that have another name in this session."""
+    lost = _lost(base, {node: node for node in base.outcomes}, tests, frozenset())
+    added = [test.node_id for test in _folded(tests) if test.node_id not in base.outcomes]
+    return _paired(lost, added, frozenset())
+
+
 def passing_strictly(base: BaseTests, tests: Iterable[TestRecord]) -> frozenset[str]:
     """Return the ids of the tests that are red because they pass, though they are to fail.
 

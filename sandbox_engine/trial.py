@@ -312,8 +312,9 @@ def _red_under_control(
     if where.id == where.base_tree:
         return base.red
     files = frozenset(map(os.fsdecode, steering))
-    # Where only files of tests are changed, no other test can tell a difference.
-    only: list[str] | None = [node for node in base.outcomes if delta.file_of(node) in files]
+    # Where only files of tests are changed, no other test can tell a difference. They are named
+    # whole: a case may be called otherwise in every session.
+    only: list[str] | None = sorted(files & base.files)
     if not files <= collected:
         only = None
     elif not only:
@@ -327,4 +328,7 @@ def _red_under_control(
         if 0 < len(red) <= _MOST_RERUN:
             again = sorted(red)
             red -= _green_again(court.observe(where, arguments, only=again), again)
-    return red
+    names = delta.names_before(base, seen.report.tests)
+    # Cases that only the patched code has were not asked for.
+    known = base.outcomes.keys() | names.keys() | base.files
+    return frozenset(names.get(node, node) for node in red if only is None or node in known)

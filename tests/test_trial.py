@@ -217,6 +217,30 @@ def test_a_repair_may_take_off_the_mark_of_a_test_that_was_to_fail(box: GitBox, 
     assert judged(box, engine, fixed).outcome is Outcome.FAILED
 
 
+def test_a_weaker_test_is_told_though_its_name_is_another_each_time(box: GitBox) -> None:
+    tests = (
+        "import time\n\nimport pytest\nfrom calc import double\n\n\n"
+        "@pytest.mark.parametrize('now', [str(time.time_ns())])\n"
+        "def test_now(now):\n    assert double(2) == 4\n"
+    )
+    engine = made(box, {"tests/test_calc.py": tests})
+    files = {**BREAK, "tests/test_calc.py": tests.replace(" == 4", "")}
+    assert result(judged(box, engine, files)) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+
+
+def test_cases_that_the_code_adds_may_come_with_what_they_expect(box: GitBox) -> None:
+    tests = (
+        "import calc, pytest\n\nEXPECTED = {'one': 1}\n\n\n"
+        "@pytest.mark.parametrize('name', calc.NAMES)\n"
+        "def test_name(name):\n    assert calc.NAMES[name] == EXPECTED[name]\n"
+    )
+    code = CALC + "NAMES = {'one': 1}\n"
+    engine = made(box, {"calc.py": code, "tests/test_names.py": tests})
+    more = {"calc.py": code.replace("1}", "1, 'two': 2}")}
+    more["tests/test_names.py"] = tests.replace("1}", "1, 'two': 2}")
+    assert result(judged(box, engine, more)) == (Outcome.PASSED, None)
+
+
 def test_what_only_says_that_it_was_to_fail_is_red(box: GitBox) -> None:
     engine = made(box, {})
     fails = "import pytest\n    pytest.fail('[XPASS(strict)] ', pytrace=False)"
