@@ -64,6 +64,14 @@ from sandbox_engine.version import VERSION
 _LOCK_FILE = re.compile(rb"requirements.*\.txt|(poetry|uv|pdm|Pipfile)\.lock")
 
 
+@functools.cache
+def _platform() -> str:
+    """Return the system, its machine and its C library: what to find that out reads a program."""
+    system = platform.uname()
+    parts = (system.system, system.release, system.machine, *platform.libc_ver())
+    return " ".join(filter(None, parts))
+
+
 class Run:
     """A candidate, a recipe, and where to look for the rest."""
 
@@ -174,12 +182,10 @@ class Run:
         """What can be named of the environment, as facts that a person can compare or digests."""
         interpreter = self.interpreter
         version = ".".join(map(str, interpreter.version))
-        system = platform.uname()
-        libc = " ".join(platform.libc_ver())
         return {
             "interpreter": f"{interpreter.implementation} {version} {interpreter.executable}",
             "distributions": interpreter.distributions,
-            "platform": f"{system.system} {system.release} {system.machine} {libc}".rstrip(),
+            "platform": _platform(),
             "isolation": str(self.tier),
         }
 
