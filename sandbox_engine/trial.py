@@ -33,7 +33,7 @@ from sandbox_engine.verdict import (
 )
 
 _MOST_RERUN = 50
-"""Of so many tests that fail at once, the others fail with them."""
+"""Of so many tests that fail at once, the others fail with them if one of these does."""
 _BASE_RERUNS = 8
 _BASE_RERUN_S = 10.0
 """The base's tests run again once, and up to eight times while that takes no longer: a test that
@@ -218,13 +218,12 @@ def _settled(
     suspects = [test for test in tests if test.category and test.category.is_blamed]
     if not suspects or not court.recipe.reruns:
         return tests, frozenset()
-    left = [test.node_id for test in suspects[:_MOST_RERUN]]
-    alone: set[str] = set()
-    for _ in range(court.recipe.reruns):
-        if left:
-            alone |= _green_again(court.observe(court.candidate, arguments, only=left), left)
-            left = [node for node in left if node not in alone]
+    nodes = [test.node_id for test in suspects]
+    alone = _green_alone(court, arguments, nodes[:_MOST_RERUN])
+    if alone.issuperset(nodes[:_MOST_RERUN]):
+        alone |= _green_alone(court, arguments, nodes[_MOST_RERUN:])
     new = {test.node_id for test in suspects if test.category is Category.NEW_FAILED}
+    left = [node for node in nodes if node not in alone][:_MOST_RERUN]
     on_base = _named_before([node for node in (*left, *alone) if node not in new], changes)
     red, green = _again_on_base(court, arguments, base, frozenset(on_base.values()))
     if red or green:
@@ -234,6 +233,15 @@ def _settled(
     if any(test.category and test.category.is_blamed for test in tests):
         return tests, frozenset()
     return tests, _red_among_others(court, arguments, alone - failing_there)
+
+
+def _green_alone(court: Court, arguments: Sequence[str], nodes: Sequence[str]) -> frozenset[str]:
+    """Return those of `nodes` that pass when they alone are run again."""
+    green: frozenset[str] = frozenset()
+    for _ in range(court.recipe.reruns):
+        if left := [node for node in nodes if node not in green]:
+            green |= _green_again(court.observe(court.candidate, arguments, only=left), left)
+    return green
 
 
 def names_in(some: CandidateTree, whole: CandidateTree, tests: Sequence[str]) -> dict[str, str]:
