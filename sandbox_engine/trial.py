@@ -34,10 +34,11 @@ from sandbox_engine.verdict import (
 
 _MOST_RERUN = 50
 """Of so many tests that fail at once, the others fail with them if one of these does."""
-_BASE_RERUNS = 8
+_BASE_RERUNS = 4
+"""For each rerun with the patch so many without it: where that are eight, a test that fails in
+half of all sessions has failed by then, but for one in 256."""
 _BASE_RERUN_S = 10.0
-"""The base's tests run again once, and up to eight times while that takes no longer: a test that
-fails in half of all sessions has failed by then, but for one in 256."""
+"""When it took longer than this, no further one of them is begun."""
 _FULL_RERUNS = 2
 
 
@@ -270,10 +271,9 @@ def _again_on_base(
     red: set[str] = set()
     green: Counter[str] = Counter()
     deadline = time.monotonic() + _BASE_RERUN_S
-    for number in range(_BASE_RERUNS):
-        left = sorted(
-            node for node in nodes - red if base.steady.get(node, 0) + number < _BASE_RERUNS
-        )
+    enough = _BASE_RERUNS * court.recipe.reruns
+    for number in range(enough):
+        left = sorted(node for node in nodes - red if base.steady.get(node, 0) + number < enough)
         if not left or (number and time.monotonic() > deadline):
             break
         seen = court.observe(where, arguments, only=left)
