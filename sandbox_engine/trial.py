@@ -227,10 +227,14 @@ def _settled(
     left = [node for node in nodes if node not in alone][:_MOST_RERUN]
     on_base = _named_before([node for node in (*left, *alone) if node not in new], changes)
     red, green = _again_on_base(court, arguments, base, frozenset(on_base.values()))
+    leaning = _leaning(court, arguments, red - green.keys())
+    red -= leaning
     if red or green:
         court.learn(arguments, red, green)
     failing_there = {node for node, old in on_base.items() if old in red}
-    tests = delta.with_category(tests, alone | failing_there, Category.FLAKY)
+    by_others = frozenset(node for node in left if on_base.get(node) in leaning)
+    healed = by_others - _red_among_others(court, arguments, by_others)
+    tests = delta.with_category(tests, alone | failing_there | healed, Category.FLAKY)
     if any(test.category and test.category.is_blamed for test in tests):
         return tests, frozenset()
     return tests, _red_among_others(court, arguments, alone - failing_there)
@@ -282,14 +286,28 @@ def _again_on_base(
     return frozenset(red), green
 
 
+def _leaning(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozenset[str]:
+    """Return those of `nodes`, red alone on the base, that are so each time, and green among all.
+
+    They need what an earlier test leaves. That they fail alone says nothing about a patch.
+    """
+    where = tree.unchanged(court.candidate)
+    left = frozenset(nodes)
+    for _ in range(court.recipe.reruns):
+        if left:
+            left -= _green_again(court.observe(where, arguments, only=sorted(left)), sorted(left))
+    for _ in range(_FULL_RERUNS):
+        if left and (seen := court.observe(where, arguments)).doubt is None:
+            left &= _green_again(seen, sorted(left))
+    return left
+
+
 def _red_among_others(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozenset[str]:
-    """Return those of `nodes`, which pass alone, that fail each time that all tests run."""
+    """Return those of `nodes` that fail each time that all tests run."""
     left = frozenset(nodes)
     for _ in range(_FULL_RERUNS):
-        if not left:
-            break
-        seen = court.observe(court.candidate, arguments)
-        left &= seen.red
+        if left and (seen := court.observe(court.candidate, arguments)).doubt is None:
+            left &= seen.red
     return left
 
 

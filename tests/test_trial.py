@@ -241,6 +241,22 @@ def test_a_test_that_fails_among_others_alone_is_no_flake(box: GitBox) -> None:
     assert "test_second" in verdict.reason
 
 
+def test_a_test_that_needs_an_earlier_one_is_no_flake(box: GitBox) -> None:
+    steps = (
+        "import calc\n\n\nclass TestSteps:\n    kept = {}\n\n"
+        "    def test_1_make(self):\n        self.kept['n'] = 4\n\n"
+        "    def test_2_use(self):\n        assert calc.double(self.kept['n']) == 8\n"
+    )
+    engine = made(
+        box, {"tests/test_calc.py": "def test_one(): pass\n", "tests/test_steps.py": steps}
+    )
+    for number in range(2):
+        verdict = judged(box, engine, {"calc.py": BREAK["calc.py"] + f"# {number}\n"})
+        assert verdict.outcome is Outcome.FAILED
+        assert categories(verdict)["tests/test_steps.py::TestSteps::test_2_use"] == "regressed"
+    assert judged(box, engine, SWAP).outcome is Outcome.PASSED
+
+
 def test_more_tests_than_are_run_again_at_once_may_be_flaky(box: GitBox) -> None:
     # All of them fail in the first session of a candidate that is not the first.
     tests = (
