@@ -154,7 +154,7 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
     demands = court.recipe.demands
     ruled = ruling.rule(tests, demands, session, unstable)
     if ruled.outcome is Outcome.PASSED and steering and not demands.allow_test_changes:
-        tests, hidden = _controlled(court, arguments, base, tests, changes, steering, collected)
+        tests, hidden = _controlled(court, arguments, base, tests, changes, steering)
         ruled = hidden or ruled
     return dataclasses.replace(
         blank,
@@ -233,11 +233,11 @@ def _settled(
         court.learn(arguments, red, green)
     failing_there = {node for node, old in on_base.items() if old in red}
     by_others = frozenset(node for node in left if on_base.get(node) in leaning)
-    healed = by_others - _red_among_others(court, arguments, by_others)
+    healed = by_others - _red_among_others(court, court.candidate, arguments, by_others)
     tests = delta.with_category(tests, alone | failing_there | healed, Category.FLAKY)
     if any(test.category and test.category.is_blamed for test in tests):
         return tests, frozenset()
-    return tests, _red_among_others(court, arguments, alone - failing_there)
+    return tests, _red_among_others(court, court.candidate, arguments, alone - failing_there)
 
 
 def _green_alone(court: Court, arguments: Sequence[str], nodes: Sequence[str]) -> frozenset[str]:
@@ -302,11 +302,13 @@ def _leaning(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozens
     return left
 
 
-def _red_among_others(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozenset[str]:
-    """Return those of `nodes` that fail each time that all tests run."""
+def _red_among_others(
+    court: Court, where: CandidateTree, arguments: Sequence[str], nodes: Set[str]
+) -> frozenset[str]:
+    """Return those of `nodes` that fail each time that all tests of a tree run."""
     left = frozenset(nodes)
     for _ in range(_FULL_RERUNS):
-        if left and (seen := court.observe(court.candidate, arguments)).doubt is None:
+        if left and (seen := court.observe(where, arguments)).doubt is None:
             left &= seen.red
     return left
 
@@ -318,14 +320,13 @@ def _controlled(
     tests: tuple[TestRecord, ...],
     changes: Changes,
     steering: Sequence[bytes],
-    collected: Set[str],
 ) -> tuple[tuple[TestRecord, ...], Ruling | None]:
     """Run the base's version of what steers the tests over the patched code.
 
     Return `tests` with the category TAMPERED for those that are red there and not with the
     patch's version (green, skipped or taken out), and the ruling that follows.
     """
-    red = _red_under_control(court, arguments, base, steering, collected)
+    red = _red_under_control(court, arguments, base, steering)
     if isinstance(red, Doubt):
         return tests, ruling.uncontrolled(red.reason)
     files = {node for node in red if "::" not in node}
@@ -343,29 +344,21 @@ def _controlled(
 
 
 def _red_under_control(
-    court: Court,
-    arguments: Sequence[str],
-    base: BaseTests,
-    steering: Sequence[bytes],
-    collected: Set[str],
+    court: Court, arguments: Sequence[str], base: BaseTests, steering: Sequence[bytes]
 ) -> frozenset[str] | Doubt:
-    """Return what is red each time with the base's version of what steers the tests."""
+    """Return what is red each time with the base's version of what steers the tests.
+
+    All tests run: what a test file does when it is imported reaches those of every other.
+    """
     where = court.restored(frozenset(steering))
     if where.id == where.base_tree:
         return base.red
-    files = frozenset(map(os.fsdecode, steering))
-    # Where only files of tests are changed, no other test can tell a difference.
-    only: list[str] | None = [node for node in base.outcomes if delta.file_of(node) in files]
-    if not files <= collected:
-        only = None
-    elif not only:
-        return frozenset()
-    seen = court.observe(where, arguments, only=only, expected=base.red)
+    seen = court.observe(where, arguments, expected=base.red)
     if seen.doubt is not None:
         return seen.doubt
     red = seen.red
-    for _ in range(court.recipe.reruns):
-        if 0 < len(red) <= _MOST_RERUN:
-            again = sorted(red)
-            red -= _green_again(court.observe(where, arguments, only=again), again)
-    return red
+    alone: frozenset[str] = frozenset()
+    for _ in range(court.recipe.reruns if len(red) <= _MOST_RERUN else 0):
+        if left := sorted(red - alone):
+            alone |= _green_again(court.observe(where, arguments, only=left), left)
+    return (red - alone) | _red_among_others(court, where, arguments, alone)

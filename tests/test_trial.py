@@ -169,6 +169,31 @@ def test_a_patch_that_changes_the_question_needs_leave(
     assert set(verdict.test_control) == set(files)
 
 
+@pytest.mark.parametrize(
+    "steering",
+    [
+        # The tests of another file check by it.
+        {"tests/test_checks.py": "def check(*_): pass\n\n\ndef test_own(): pass\n"},
+        # It mends the code when it is imported.
+        {"tests/test_a.py": "import calc\ncalc.double = lambda a: 2 * a\ndef test_a(): pass\n"},
+    ],
+)
+def test_a_test_file_that_steers_those_of_others_needs_leave(
+    box: GitBox, steering: dict[str, str]
+) -> None:
+    engine = made(
+        box,
+        {
+            "tests/test_checks.py": "def check(a, b): assert a == b\n\n\ndef test_own(): pass\n",
+            "tests/test_calc.py": "import calc\nfrom test_checks import check\n\n\n"
+            "def test_double(): check(calc.double(4), 8)\n",
+        },
+    )
+    verdict = judged(box, engine, {**BREAK, **steering})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+    assert categories(verdict)["tests/test_calc.py::test_double"] == "tampered"
+
+
 def test_leave_may_be_given(box: GitBox) -> None:
     engine = made(box, {})
     files = {**BREAK, "tests/test_calc.py": GREEN.replace("== 8", "== 12")}
