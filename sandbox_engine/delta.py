@@ -190,11 +190,11 @@ def _lost(
         node
         for node, name in names.items()
         if counts[name] < base.repeated.get(node, 1)
-        and not any(part in errors for part in _parents(name))
+        and not any(part in errors for part in parents(name))
     ]
 
 
-def _parents(node_id: str) -> Iterator[str]:
+def parents(node_id: str) -> Iterator[str]:
     """Yield the file of a test and the folders above it, all of which may fail to be collected."""
     path = file_of(node_id)
     while path:
@@ -238,7 +238,7 @@ def _compared(
 ) -> TestRecord:
     is_new = old is None
     before = None if old is None else base.outcomes[old]
-    if any(part in base_broken for part in _parents(test.node_id)):
+    if any(part in base_broken for part in parents(test.node_id)):
         is_new, before = False, TestOutcome.ERROR
     assert test.outcome is not None
     is_flaky = old in base.flaky
@@ -288,7 +288,7 @@ def failing(known: BaseTests, names: Mapping[str, str]) -> dict[str, bool]:
     found = {}
     for test, node in names.items():
         outcome = known.outcomes.get(node)
-        if any(part in known.broken for part in _parents(node)):
+        if any(part in known.broken for part in parents(node)):
             found[test] = True
         elif outcome is not None and (outcome.is_red or outcome in _GREEN):
             found[test] = outcome.is_red

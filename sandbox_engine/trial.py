@@ -329,18 +329,34 @@ def _controlled(
     red = _red_under_control(court, arguments, base, steering)
     if isinstance(red, Doubt):
         return tests, ruling.uncontrolled(red.reason)
-    files = {node for node in red if "::" not in node}
-    names = {delta.renamed(node, changes.renames) for node in red - base.flaky}
-    old_files = {new: old for old, new in changes.renames.items()}
+    tests = _with_tampered(tests, red - base.flaky, base, changes.renames)
+    return tests, ruling.tampered(tests)
+
+
+def _with_tampered(
+    tests: tuple[TestRecord, ...], red: Set[str], base: BaseTests, renames: Mapping[str, str]
+) -> tuple[TestRecord, ...]:
+    """Return `tests` with those told that are in `red`, and not red by themselves.
+
+    One of `red` that has another name with the patch gets a record of its own.
+    """
+    broken = {delta.renamed(node, renames) for node in red if "::" not in node}
+    names = {delta.renamed(node, renames): node for node in red if "::" in node}
     tampered = set()
     for test in tests:
-        file = delta.file_of(test.node_id)
         # Of a file that could not be collected there, only what is new was not there.
-        is_in = old_files.get(file, file) in files and test.category is not Category.NEW_PASSED
+        is_in = not broken.isdisjoint(delta.parents(test.node_id))
+        is_in = is_in and test.category is not Category.NEW_PASSED
         if not test.is_red and (is_in or test.node_id in names):
             tampered.add(test.node_id)
-    tests = delta.with_category(tests, tampered, Category.TAMPERED)
-    return tests, ruling.tampered(tests)
+    known = {test.node_id for test in tests}
+    red_anyway = {delta.function_of(test.node_id) for test in tests if test.is_red}
+    others = (
+        TestRecord(name, None, category=Category.TAMPERED, base=base.outcomes.get(node))
+        for name, node in sorted(names.items())
+        if name not in known and delta.function_of(name) not in red_anyway
+    )
+    return (*delta.with_category(tests, tampered, Category.TAMPERED), *others)
 
 
 def _red_under_control(

@@ -194,6 +194,21 @@ def test_a_test_file_that_steers_those_of_others_needs_leave(
     assert categories(verdict)["tests/test_calc.py::test_double"] == "tampered"
 
 
+def test_a_case_that_data_replace_is_not_lost_from_sight(box: GitBox) -> None:
+    tests = (
+        "import json, pathlib, pytest\nimport calc\n\n"
+        "cases = json.loads(pathlib.Path(__file__).with_name('cases.json').read_text())\n\n\n"
+        "@pytest.mark.parametrize('n', cases)\n"
+        "def test_n(n): assert calc.double(n) == n + n\n"
+    )
+    engine = made(box, {"tests/test_n.py": tests, "tests/cases.json": "[1, 7]"})
+    broken = CALC.replace("a * 2", "a * 2 if a != 7 else 0")
+    verdict = judged(box, engine, {"calc.py": broken, "tests/cases.json": "[1, 8]"})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+    assert categories(verdict)["tests/test_n.py::test_n[7]"] == "tampered"
+    assert judged(box, engine, {**SWAP, "tests/cases.json": "[1, 8]"}).outcome is Outcome.PASSED
+
+
 def test_leave_may_be_given(box: GitBox) -> None:
     engine = made(box, {})
     files = {**BREAK, "tests/test_calc.py": GREEN.replace("== 8", "== 12")}
