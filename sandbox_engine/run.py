@@ -255,9 +255,9 @@ class Run:
 
     def test_control(self, results: Iterable[StepResult]) -> tuple[str, ...]:
         """Return those of the changed paths that steer the tests, as text that is safe to show."""
-        collected = {delta.file_of(test.node_id) for step in results for test in step.tests}
+        tests = {test.node_id for step in results for test in step.tests}
         before, after = self.candidate.before, self.candidate.after
-        found = control.find_control(before, after, collected, PYTEST_NEEDS, self._read)
+        found = control.find_control(before, after, tests, PYTEST_NEEDS, self._read)
         return tuple(path.decode("utf-8", "backslashreplace") for path in found)
 
     def explain(

@@ -140,9 +140,9 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
         removed=lambda lost: removal.find_removed(lost, changes, read),
     )
     tests, unstable = _settled(court, arguments, base, tests, changes)
-    collected = base.files | set(map(delta.file_of, report.ids))
+    nodes = base.outcomes.keys() | base.broken | set(report.ids)
     before, after = candidate.before, candidate.after
-    steering = control.find_control(before, after, collected, PYTEST_NEEDS, court.read)
+    steering = control.find_control(before, after, nodes, PYTEST_NEEDS, court.read)
     session = ruling.Session(
         collected=len(report.ids),
         reported=len(report.tests),
