@@ -103,14 +103,22 @@ class _Inherited:
         return any(function.rpartition(".")[2] == name for function in found)
 
 
-def _is_named_so(path: str, needs: Set[str]) -> bool:
+def is_test_file(path: str) -> bool:
+    """Tell whether a file is of tests alone, by its name and where it lies."""
     *folders, name = path.split("/")
-    top = {*folders[:2], name.removesuffix(".py")}
     return (
         any(fnmatch.fnmatchcase(name, pattern) for pattern in _NAMES)
         or "tests" in folders
         or any(map(_TEST_DATA.fullmatch, folders))
         or not _TEST_FOLDERS.isdisjoint(folders[:1])
+    )
+
+
+def _is_named_so(path: str, needs: Set[str]) -> bool:
+    *folders, name = path.split("/")
+    top = {*folders[:2], name.removesuffix(".py")}
+    return (
+        is_test_file(path)
         or any(folder.endswith(_METADATA) for folder in (*folders, name))
         or not _STARTED_FIRST.isdisjoint(top)
         or (len(folders) < 2 and name.removesuffix(".py") in needs)

@@ -82,6 +82,17 @@ def tampered(tests: Iterable[TestRecord]) -> Ruling | None:
     )
 
 
+def inseparable(tests: Sequence[str]) -> Ruling:
+    """Return that tests cannot be tried as they were: they lie among code that changes too."""
+    more = f" and {len(tests) - 1} more" if len(tests) > 1 else ""
+    return _doubtful(
+        Cause.TAMPERED,
+        f"the patch changes code and a test in the same file, so the code cannot be tried with "
+        f"the test as it was: {tests[0]}{more}",
+        f"leave the test as it is; {_ALLOW}",
+    )
+
+
 def uncontrolled(reason: str) -> Ruling:
     """Return that the base's version of what steers the tests cannot be run."""
     return _doubtful(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandbox_engine import control, delta, removal, ruling, tree
+from sandbox_engine import control, delta, mixed, removal, ruling, tree
 from sandbox_engine.delta import BaseTests
 from sandbox_engine.patch import File
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Doubt, Observed, tail
@@ -326,6 +326,8 @@ def _controlled(
     Return `tests` with the category TAMPERED for those that are red there and not with the
     patch's version (green, skipped or taken out), and the ruling that follows.
     """
+    if rewritten := mixed.find_rewritten(changes, base.outcomes.keys() - base.red):
+        return tests, ruling.inseparable(sorted(rewritten))
     red = _red_under_control(court, arguments, base, steering)
     if isinstance(red, Doubt):
         return tests, ruling.uncontrolled(red.reason)

@@ -209,6 +209,17 @@ def test_a_case_that_data_replace_is_not_lost_from_sight(box: GitBox) -> None:
     assert judged(box, engine, {**SWAP, "tests/cases.json": "[1, 8]"}).outcome is Outcome.PASSED
 
 
+def test_a_doctest_that_changes_with_its_code_needs_leave(box: GitBox) -> None:
+    code = 'def half(a):\n    """Halve.\n\n    >>> half(4)\n    2\n    """\n    return a // 2\n'
+    engine = made(box, {"half.py": code, "pytest.ini": "[pytest]\naddopts = --doctest-modules\n"})
+    wrong = code.replace("a // 2", "a // 3")
+    verdict = judged(box, engine, {"half.py": wrong.replace("    2\n", "    1\n")})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+    assert "half.py::half.half" in verdict.reason
+    right = code.replace("a // 2", "a >> 1").replace("    2\n", "    2\n    >>> half(6)\n    3\n")
+    assert judged(box, engine, {"half.py": right}).outcome is Outcome.PASSED
+
+
 def test_leave_may_be_given(box: GitBox) -> None:
     engine = made(box, {})
     files = {**BREAK, "tests/test_calc.py": GREEN.replace("== 8", "== 12")}
