@@ -164,11 +164,8 @@ def _run(
             # Without settings in the tree pytest would look into the folder above too.
             f"--confcutdir={sandbox.root}",
             "--color=no",
-            # One error or failure must not hide what the other tests would have told.
-            "--continue-on-collection-errors",
-            "--maxfail=0",
             *parallel,
-            *arguments,
+            *_to_the_end(arguments),
         ],
         limits,
         input=_settings(sandbox, session, nonce, only),
@@ -176,6 +173,16 @@ def _run(
         on_report=reader.feed,
     )
     return done, reader.report()
+
+
+def _to_the_end(arguments: Sequence[str]) -> list[str]:
+    """Return `arguments` with what overrules their `-x`.
+
+    One error or failure must not hide what the other tests would have told.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = ("--continue-on-collection-errors", "--maxfail=0")
+    return [*arguments[:end], *options, *arguments[end:]]
 
 
 def _settings(sandbox: Sandbox, session: Session, nonce: str, only: Sequence[str] | None) -> bytes:
