@@ -23,6 +23,8 @@ _SEVERITY = (
     TestOutcome.ERROR,
     TestOutcome.FAILED,
 )
+_UNEXPECTED = ("[XPASS(strict)]", "Unexpected success")
+"""What pytest says of a test that passes and may not, by its own mark or by `unittest`'s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +297,16 @@ def failing(known: BaseTests, names: Mapping[str, str]) -> dict[str, bool]:
         elif "::" not in node and node in known.files:
             found[test] = False
     return found
+
+
+def unexpected_passes(base: BaseTests, tests: Iterable[TestRecord]) -> frozenset[str]:
+    """Return the tests that are red because they pass, and were expected to fail on the base."""
+    return frozenset(
+        test.node_id
+        for test in tests
+        if base.outcomes.get(test.node_id) is TestOutcome.XFAILED
+        and (test.message or "").startswith(_UNEXPECTED)
+    )
 
 
 def newly_skipped(tests: Iterable[TestRecord]) -> list[TestRecord]:

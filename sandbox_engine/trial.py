@@ -374,7 +374,7 @@ def _red_under_control(
     seen = court.observe(where, arguments, expected=base.red)
     if seen.doubt is not None:
         return seen.doubt
-    red = seen.red
+    red = seen.red - delta.unexpected_passes(base, seen.report.tests)
     alone: frozenset[str] = frozenset()
     for _ in range(court.recipe.reruns if len(red) <= _MOST_RERUN else 0):
         if left := sorted(red - alone):

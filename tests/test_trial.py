@@ -250,6 +250,32 @@ def test_a_repair_with_its_test_needs_none(box: GitBox) -> None:
     assert verdict.test_control == ("tests/test_calc.py",)
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "import pytest\n\n\nclass TestIt:\n    @pytest.mark.xfail(strict=True)\n",
+        "import unittest\n\n\nclass TestIt(unittest.TestCase):\n    @unittest.expectedFailure\n",
+    ],
+)
+def test_a_repair_takes_the_mark_of_its_test_along(box: GitBox, mark: str) -> None:
+    tests = (
+        f"{mark}    def test_it(self):\n        import calc\n\n        assert calc.half(4) == 2\n"
+    )
+    engine = made(box, {"tests/test_it.py": tests})
+    unmarked = "".join(line for line in tests.splitlines(True) if "    @" not in line)
+    files = {"calc.py": CALC + "\n\ndef half(a):\n    return a // 2\n"}
+    assert judged(box, engine, {**files, "tests/test_it.py": unmarked}).outcome is Outcome.PASSED
+    assert judged(box, engine, files).outcome is Outcome.FAILED
+
+
+def test_a_strategy_that_stops_at_the_first_failure_hears_of_all(box: GitBox) -> None:
+    engine = made(box, {"tests/test_a.py": RED})
+    step = Step(StepKind.PYTEST, ("-x", "--", "tests"))
+    engine.config = Config(strategy="OWN", strategies={"OWN": Recipe("OWN", (step,))})
+    assert judged(box, engine, SWAP).outcome is Outcome.PASSED
+    assert judged(box, engine, BREAK).outcome is Outcome.FAILED
+
+
 def test_a_change_of_names_that_tests_use_is_told(box: GitBox) -> None:
     engine = made(box, {})
     files = {
