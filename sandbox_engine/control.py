@@ -13,7 +13,7 @@ import os
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 from sandbox_engine import delta, removal
 from sandbox_engine.patch import File
@@ -40,13 +40,14 @@ def find_control(
     tests: Set[str],
     needs: Set[str],
     read: Callable[[bytes], File | None],
+    arguments: Sequence[str] = (),
 ) -> tuple[bytes, ...]:
     """Return those of the changed paths that steer the tests.
 
     `tests` are node ids, or files that tests come from, `needs` the top-level modules that pytest
-    imports. `read` returns a file of the candidate.
+    imports. `read` returns a file of the candidate. `arguments` are those of pytest.
     """
-    plugins = _plugins(before, after, read)
+    plugins = _plugins(before, after, read) | _enabled(" ".join(arguments).encode())
     collected = frozenset(map(delta.file_of, tests))
     folders = frozenset(filter(_is_like_tests, _above(collected)))
     inherited = _Inherited(tests, read)
@@ -60,6 +61,7 @@ def find_control(
             or _changes_settings(name, before.get(path), after.get(path))
             or _is_plugin(name, plugins)
             or inherited.come_from(name, before.get(path))
+            or _has_fixtures(name, before.get(path))
         )
 
     return tuple(path for path in sorted(after) if steers(path))
@@ -74,6 +76,28 @@ def _above(paths: Iterable[str]) -> Iterator[str]:
 
 def _is_like_tests(folder: str) -> bool:
     return _LIKE_TESTS.fullmatch(folder.rpartition("/")[2]) is not None
+
+
+def _has_fixtures(path: str, file: File | None) -> bool:
+    """Tell whether a file of the base defines fixtures: a `conftest.py` may import it."""
+    if file is None or not path.endswith(".py") or b"fixture" not in file.content:
+        return False
+    try:
+        module = ast.parse(file.content)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return any(
+        _is_fixture(decorator)
+        for node in ast.walk(module)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for decorator in node.decorator_list
+    )
+
+
+def _is_fixture(decorator: ast.expr) -> bool:
+    named = decorator.func if isinstance(decorator, ast.Call) else decorator
+    name = named.attr if isinstance(named, ast.Attribute) else getattr(named, "id", "")
+    return name in ("fixture", "yield_fixture")
 
 
 class _Inherited:

@@ -257,7 +257,8 @@ class Run:
         """Return those of the changed paths that steer the tests, as text that is safe to show."""
         tests = {test.node_id for step in results for test in step.tests}
         before, after = self.candidate.before, self.candidate.after
-        found = control.find_control(before, after, tests, PYTEST_NEEDS, self._read)
+        words = [word for step in self.recipe.steps for word in step.args]
+        found = control.find_control(before, after, tests, PYTEST_NEEDS, self._read, words)
         return tuple(path.decode("utf-8", "backslashreplace") for path in found)
 
     def explain(

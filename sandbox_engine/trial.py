@@ -142,7 +142,7 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
     tests, unstable = _settled(court, arguments, base, tests, changes)
     nodes = base.outcomes.keys() | base.broken | set(report.ids)
     before, after = candidate.before, candidate.after
-    steering = control.find_control(before, after, nodes, PYTEST_NEEDS, court.read)
+    steering = control.find_control(before, after, nodes, PYTEST_NEEDS, court.read, arguments)
     session = ruling.Session(
         collected=len(report.ids),
         reported=len(report.tests),

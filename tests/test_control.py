@@ -15,6 +15,7 @@ def control(
     *,
     tests: frozenset[str] = frozenset(),
     others: Mapping[str, str] | None = None,
+    arguments: tuple[str, ...] = (),
 ) -> list[str]:
     def files(texts: Mapping[str, str | None]) -> dict[bytes, File | None]:
         return {
@@ -25,7 +26,12 @@ def control(
     unchanged = files(others or {})
     now = files(after)
     found = find_control(
-        files(before), now, tests, PYTEST_NEEDS, lambda path: now.get(path, unchanged.get(path))
+        files(before),
+        now,
+        tests,
+        PYTEST_NEEDS,
+        lambda path: now.get(path, unchanged.get(path)),
+        arguments,
     )
     return [path.decode() for path in found]
 
@@ -125,3 +131,19 @@ def test_a_plugin_that_is_named(others: Mapping[str, str]) -> None:
     before = dict.fromkeys(changes, "")
     assert control(before, changes, others=others) == ["src/helpers/fixtures.py"]
     assert control(before, changes) == []
+    assert control(before, changes, arguments=("-v", "-p", "helpers.fixtures")) == [
+        "src/helpers/fixtures.py"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("decorator", "steers"),
+    [
+        *(("pytest.fixture", True), ("fixture(scope='module')", True)),
+        *(("pytest_asyncio.fixture()", True), ("wraps(fixture)", False)),
+    ],
+)
+def test_a_file_of_fixtures(decorator: str, steers: bool) -> None:
+    source = f"@{decorator}\ndef wanted():\n    return 3\n"
+    change = {"pkg/fixtures.py": source}, {"pkg/fixtures.py": source.replace("3", "4")}
+    assert control(*change) == (["pkg/fixtures.py"] if steers else [])
