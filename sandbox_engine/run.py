@@ -6,6 +6,7 @@ A rejected or a known candidate asks for little of it, and so costs little.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -282,7 +283,12 @@ class Run:
                 some = build(edits)
                 return None if some is None else self._failing(observe, failed, some, tests)
 
-            return explain(count, tests, try_subset, self._config.explain_runs)
+            alone = self._failing(observe, failed, tree.unchanged(self.candidate), tests) or {}
+            # What needs an earlier test fails with any edits, and without one.
+            fit = [test for test in tests if alone.get(test) is False]
+            told = explain(count, fit, try_subset, self._config.explain_runs)
+            unfit = (test for test in tests if test not in fit)
+            return dataclasses.replace(told, unexplained=(*told.unexplained, *unfit))
 
     def _failing(
         self, observe: Observe, step: Step, some: CandidateTree, tests: Sequence[str]
@@ -291,8 +297,6 @@ class Run:
 
         A test that does not run is left out. What becomes of the tests of a tree is kept.
         """
-        if not some.after:
-            return dict.fromkeys(tests, False)
         names = trial.names_in(some, self.candidate, tests)
         key = f"{self._base_key([step.name, *step.args, *names.values()])} {some.id}"
         known = self._cache.find_base(key)
