@@ -33,8 +33,8 @@ class BaseTests:
     id came, where that is more than once. `flaky` are those that ended now so, now otherwise,
     `steady` says how often those that stayed green were run again.
     `broken` are the files and folders that could not be collected. `patched` are the functions of
-    pytest that the base's own code replaces. `is_gated` says that pytest ended with 1 although
-    no test failed.
+    pytest that the base's own code replaces. `codes` has a digest of the code of each test
+    function that ran. `is_gated` says that pytest ended with 1 although no test failed.
     """
 
     outcomes: Mapping[str, TestOutcome | None] = field(default_factory=dict)
@@ -43,6 +43,7 @@ class BaseTests:
     steady: Mapping[str, int] = field(default_factory=dict)
     broken: frozenset[str] = frozenset()
     patched: frozenset[str] = frozenset()
+    codes: Mapping[str, str] = field(default_factory=dict)
     is_gated: bool = False
 
     @property
@@ -68,6 +69,7 @@ class BaseTests:
             "steady": dict(self.steady),
             "broken": sorted(self.broken),
             "patched": sorted(self.patched),
+            "codes": dict(self.codes),
             "is_gated": self.is_gated,
         }
 
@@ -85,6 +87,7 @@ class BaseTests:
             record["steady"],
             frozenset(record["broken"]),
             frozenset(record["patched"]),
+            record["codes"],
             record["is_gated"],
         )
 
@@ -112,6 +115,35 @@ def base_tests(
         {node: count for node, count in counts.items() if count > 1},
         broken=frozenset(error.node_id for error in broken),
     )
+
+
+def codes_by_function(codes: Mapping[str, str]) -> dict[str, str]:
+    """Return the digest of each test's code, without parameters, where it is known and one."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for node, code in codes.items():
+        found[function_of(node)].add(code)
+    return {
+        name: next(iter(known))
+        for name, known in found.items()
+        if len(known) == 1 and "" not in known
+    }
+
+
+def find_altered(
+    base: BaseTests, tests: Iterable[TestRecord], codes: Mapping[str, str], changed: Set[str]
+) -> list[str]:
+    """Return the tests that did not fail and ran other code than the base's, from the same file.
+
+    `codes` has digests of what ran, `changed` are the files that the patch changes.
+    """
+    return [
+        test.node_id
+        for test in tests
+        if not test.is_red
+        and file_of(test.node_id) not in changed
+        and test.node_id in codes
+        and base.codes.get(function_of(test.node_id), codes[test.node_id]) != codes[test.node_id]
+    ]
 
 
 def file_of(node_id: str) -> str:

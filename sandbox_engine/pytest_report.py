@@ -31,7 +31,8 @@ class PytestReport:
 
     `started` says that pytest's session started, not only the probe. `ids` are the collected tests
     and `collected` is their number, None when collection did not come that far; `modules` maps each
-    first-party module to the file it was loaded from; `collect_errors` are records whose node id is
+    first-party module to the file it was loaded from; `codes` has a digest of the code of each test
+    that ran, "" for code of other files than its own; `collect_errors` are records whose node id is
     a file or a folder; `sources` are those of the environment that were loaded, `rewritten` those
     whose assertions pytest rewrites.
     """
@@ -42,6 +43,7 @@ class PytestReport:
     python: str = ""
     pytest: str = ""
     tests: tuple[TestRecord, ...] = ()
+    codes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     ids: tuple[str, ...] = ()
     collected: int | None = None
     collect_errors: tuple[TestRecord, ...] = ()
@@ -65,6 +67,7 @@ class _Reading:
     start: tuple[str, str] | None = None
     exit_code: int | None = None
     tests: list[TestRecord] = field(default_factory=list)
+    codes: dict[str, str] = field(default_factory=dict)
     ids: tuple[str, ...] | None = None
     has_all_ids: bool = False
     collect_errors: list[TestRecord] = field(default_factory=list)
@@ -91,7 +94,7 @@ class _Reading:
             case "collect-error":
                 self.collect_errors.append(_record(line, TestOutcome.ERROR, 0.0))
             case "test":
-                self.tests.append(_record(line, _outcome(line), _duration(line)))
+                self._take_test(line)
             case "environment":
                 self._take_sources(line)
             case "modules":
@@ -112,6 +115,12 @@ class _Reading:
         more = tuple(_clean(node_id, MAX_ID_CHARS) for node_id in ids)
         self.ids = (self.ids or ()) + more
         self.has_all_ids = line.get("more") is not True
+
+    def _take_test(self, line: Mapping[str, Any]) -> None:
+        test = _record(line, _outcome(line), _duration(line))
+        self.tests.append(test)
+        if line.get("code") is not None:
+            self.codes[test.node_id] = _text(line, "code")
 
     def _take_sources(self, line: Mapping[str, Any]) -> None:
         both = line.get("sources"), line.get("rewritten")
@@ -149,6 +158,7 @@ class _Reading:
             python=python,
             pytest=pytest,
             tests=tuple(self.tests),
+            codes=MappingProxyType(self.codes),
             ids=self.ids or (),
             collected=None if self.ids is None else len(self.ids),
             collect_errors=tuple(self.collect_errors),

@@ -86,6 +86,7 @@ def find_base(
         found,
         flaky=frozenset(flaky),
         patched=frozenset(report.patched),
+        codes=delta.codes_by_function(report.codes),
         is_gated=seen.done.code == 1 and not found.red,
     )
 
@@ -142,7 +143,12 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
     )
     demands = court.recipe.demands
     ruled = ruling.rule(tests, demands, session, unstable)
-    if ruled.outcome is Outcome.PASSED and steering and not demands.allow_test_changes:
+    is_asked = ruled.outcome is Outcome.PASSED and not demands.allow_test_changes
+    # Where all tests run under control, it is seen there: settings may change how tests compile.
+    is_seen_here = is_asked and collected.issuperset(map(os.fsdecode, steering))
+    if is_seen_here and (doubt := _altered(seen, base, changes.after.keys())):
+        return _unjudged(dataclasses.replace(blank, tests=tests), doubt)
+    if is_asked and steering:
         tests, hidden = _controlled(court, arguments, base, tests, changes, steering, collected)
         ruled = hidden or ruled
     return dataclasses.replace(
@@ -175,6 +181,19 @@ def _replaced(patched: Sequence[str], base: BaseTests) -> Doubt | None:
     return Doubt(
         f"the patched code replaces `{new[0]}`, which decides what passes",
         "leave pytest's own functions as they are",
+        Cause.UNTRUSTED,
+    )
+
+
+def _altered(seen: Observed, base: BaseTests, changed: Set[str]) -> Doubt | None:
+    """Return that a test passed which is not the one that is written in its file, if one did."""
+    altered = delta.find_altered(base, seen.report.tests, seen.report.codes, changed)
+    if not altered:
+        return None
+    return Doubt(
+        f"`{altered[0]}` passed, but what ran is not what its file says, and the file is the "
+        "base's: something changed it on the way",
+        "let the code leave the tests as they are written",
         Cause.UNTRUSTED,
     )
 
@@ -319,8 +338,8 @@ def _red_under_control(
     elif not only:
         return frozenset()
     seen = court.observe(where, arguments, only=only, expected=base.red)
-    if seen.doubt is not None:
-        return seen.doubt
+    if doubt := seen.doubt or _altered(seen, base, frozenset()):
+        return doubt
     red = seen.red
     for _ in range(court.recipe.reruns):
         if 0 < len(red) <= _MOST_RERUN:

@@ -353,3 +353,80 @@ def test_what_a_command_makes_is_there_for_the_base_too(box: GitBox) -> None:
     verdict = judged(box, engine, BREAK)
     assert verdict.outcome is Outcome.FAILED
     assert categories(verdict)["tests/test_made.py::test_made"] == "passed"
+
+
+ALTERING = {
+    "overwritten": "import pathlib\npath = pathlib.Path('tests/test_calc.py')\n"
+    "path.write_text(path.read_text().replace('== 8', '>= 8'))\n",
+    "compiled otherwise": "import ast\nparse = ast.parse\n"
+    "ast.parse = lambda source, *a, **k: parse(source.replace(b'== 8', b'>= 8'), *a, **k)\n",
+    "replaced before it ran": "def add(a, b):\n    import sys\n"
+    "    test = sys.modules['test_calc'].test_double\n"
+    "    test.__code__ = (lambda: None).__code__\n    return a + b\n",
+}
+
+
+@pytest.mark.parametrize("how", ALTERING)
+def test_a_test_that_is_not_the_one_that_is_written_proves_nothing(box: GitBox, how: str) -> None:
+    # The base's own conftest runs code under test before any test is read.
+    engine = made(box, {"conftest.py": "import calc\n"})
+    verdict = judged(box, engine, {"calc.py": BREAK["calc.py"] + ALTERING[how]})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    assert "`tests/test_calc.py::test_double` passed, but what ran is not" in verdict.reason
+
+
+def test_a_change_of_another_test_hides_no_altered_one(box: GitBox) -> None:
+    engine = made(box, {"conftest.py": "import calc\n", "tests/test_x.py": "def test_x(): pass\n"})
+    files = {
+        "calc.py": BREAK["calc.py"] + ALTERING["overwritten"],
+        "tests/test_x.py": "def test_x():\n    assert 1\n",
+    }
+    assert result(judged(box, engine, files)) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    files["conftest.py"] = "import calc, sys\n"
+    assert judged(box, engine, files).outcome is Outcome.INCONCLUSIVE
+
+
+DECORATED = """\
+import functools
+import unittest
+from unittest import mock
+
+import pytest
+
+from calc import double, kept
+
+
+@kept
+def test_kept():
+    assert double(1) in {1, 2, "a", "b", "c"}
+
+
+@mock.patch("os.getcwd")
+def test_mocked(getcwd):
+    assert not getcwd.called
+
+
+class TestMethods(unittest.TestCase):
+    @mock.patch("os.getcwd")
+    def test_method(self, getcwd):
+        self.assertEqual(double(2), 4)
+
+
+class TestPlain:
+    @staticmethod
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_static(number):
+        assert double(number) == number * 2
+
+    test_partial = functools.partial(lambda self: None, None)
+"""
+
+
+def test_tests_that_are_decorated_are_as_they_are_written(box: GitBox) -> None:
+    # The patch changes what the decorator makes of a test, and settings of how tests compile.
+    code = CALC + "\n\nimport functools\n\n\ndef kept(test):\n    return test\n"
+    wrapping = code.replace("return test\n", "return functools.wraps(test)(lambda: test())\n")
+    engine = made(box, {"calc.py": code, "tests/test_more.py": DECORATED})
+    assert judged(box, engine, {"calc.py": wrapping}).outcome is Outcome.PASSED
+    files = {"calc.py": wrapping, "pytest.ini": "[pytest]\naddopts = --assert=plain\n"}
+    assert judged(box, engine, files).outcome is Outcome.PASSED

@@ -21,6 +21,7 @@ _PATH = sys.path[:]
 # A PYTHONPATH or an editable install may put a `json.py` of the user's before the real one.
 _STDLIB = os.path.dirname(os.__file__)
 sys.path[:] = [p for p in sys.path if p.startswith(_STDLIB) and "site-packages" not in p]
+import hashlib  # noqa: E402
 import json  # noqa: E402
 from importlib.machinery import all_suffixes  # noqa: E402
 
@@ -33,9 +34,13 @@ ID_CHARS = 4000
 MESSAGE_CHARS = 8000
 HEAD_CHARS = 2000
 IDS_IN_A_LINE = 100
+CODE_CHARS = 16
+MOST_WRAPPERS = 50
+CODE = type((lambda: None).__code__)
 MODULES_KEY = "sandbox_engine_modules"
 SETTINGS_KEY = "sandbox_engine_settings"
 SEEN_KEY = "sandbox_engine_seen"
+CODE_KEY = "sandbox_engine_code"
 RAN = "ran"
 NO_SETTINGS = {
     "root": "",
@@ -378,9 +383,10 @@ class Watch:
     test that is run more than once the last time counts: that is the one to be reported.
     """
 
-    def __init__(self):
+    def __init__(self, root):
         from _pytest import outcomes
 
+        self.root = root
         self.no_failures = (
             KeyboardInterrupt,
             outcomes.Exit,
@@ -388,11 +394,13 @@ class Watch:
             outcomes.XFailed,
         )
         self.seen = {}
+        self.codes = {}
 
     def pytest_runtest_setup(self, item):
         yield from self.watch(item, "setup")
 
     def pytest_runtest_call(self, item):
+        self.codes[item.nodeid] = code_of(item, self.root)
         yield from self.watch(item, "call")
 
     def pytest_runtest_teardown(self, item):
@@ -417,10 +425,13 @@ class Watch:
         seen = self.seen.get((report.nodeid, report.when))
         if seen is not None:
             setattr(report, SEEN_KEY, seen)
+        if report.when == "call" and self.codes.get(report.nodeid) is not None:
+            setattr(report, CODE_KEY, self.codes[report.nodeid])
 
     def pytest_runtest_logfinish(self, nodeid):
         for when in ("setup", "call", "teardown"):
             self.seen.pop((nodeid, when), None)
+        self.codes.pop(nodeid, None)
 
 
 def unittest_failure(item):
@@ -432,6 +443,42 @@ def unittest_failure(item):
 def is_skip(kind):
     unittest = sys.modules.get("unittest")
     return unittest is not None and issubclass(kind, unittest.SkipTest)
+
+
+def code_of(item, root):
+    """Return a digest of the code that is about to run for a test, None where it has none.
+
+    It is that of its own file, which is the same in every session as long as the file is; "" tells
+    that the code comes from elsewhere.
+    """
+    function = getattr(item, "obj", None)
+    if not callable(function):
+        return None
+    path = str(item.path)
+    for _ in range(MOST_WRAPPERS):
+        function = getattr(function, "__func__", function)
+        code = getattr(function, "__code__", None)
+        if isinstance(code, CODE) and code.co_filename == path:
+            digest = hashlib.sha256()
+            add_code(digest, code, root)
+            return digest.hexdigest()[:CODE_CHARS]
+        inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
+        if inner is None:
+            break
+        function = inner
+    return ""
+
+
+def add_code(digest, code, root):
+    """Add to `digest` what `code` does; where a file lies does not matter, nor a set's order."""
+    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    digest.update(repr((code.co_code, code.co_flags, names)).encode("utf-8", "replace"))
+    for value in code.co_consts:
+        if isinstance(value, CODE):
+            add_code(digest, value, root)
+        else:
+            text = repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+            digest.update(text.replace(root, "").encode("utf-8", "replace") + b"\n")
 
 
 class Worker:
@@ -530,6 +577,7 @@ class Main:
             outcome=test.outcome,
             duration_s=round(test.duration_s, 6),
             message=test.message,
+            code=test.code,
         )
 
     def pytest_sessionfinish(self, session):
@@ -558,6 +606,7 @@ class Test:
         self.duration_s = 0.0
         self.message = None
         self.was_called = False
+        self.code = None
 
     def add(self, report):
         duration = getattr(report, "duration", 0.0)
@@ -566,7 +615,9 @@ class Test:
         # A subtest that was skipped says nothing about its test; one that failed does.
         if is_subtest(report) and outcome != "failed":
             return
-        self.was_called |= report.when == "call"
+        if report.when == "call":
+            self.was_called = True
+            self.code = getattr(report, CODE_KEY, None)
         outcome, message = unearned(report) or (outcome, None)
         if self.RANK.index(outcome) > self.RANK.index(self.outcome):
             self.outcome = outcome
@@ -630,7 +681,7 @@ def pytest_configure(config):
 def watch_tests(config):
     """Register Watch after all others, so that no wrapper of a conftest comes between."""
     if not config.pluginmanager.hasplugin(NAME + "_watch"):
-        config.pluginmanager.register(Watch(), NAME + "_watch")
+        config.pluginmanager.register(Watch(str(config.rootpath)), NAME + "_watch")
 
 
 def mark_hooks():
