@@ -162,7 +162,7 @@ class Engine:
         *,
         use_cache: bool,
     ) -> Verdict:
-        run = Run(self.store, self.cache, self.config, candidate, recipe)
+        run = Run(self.store, self.cache, self.config, candidate, recipe, use_cache=use_cache)
         blank = Verdict(
             Outcome.REJECTED,
             recipe.name,

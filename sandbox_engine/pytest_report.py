@@ -34,7 +34,8 @@ class PytestReport:
     first-party module to the file it was loaded from; `codes` has a digest of the code of each test
     that ran, "" for code of other files than its own; `collect_errors` are records whose node id is
     a file or a folder; `sources` are those of the environment that were loaded, `rewritten` those
-    whose assertions pytest rewrites.
+    whose assertions pytest rewrites. `patched` names functions of pytest and its like that were
+    replaced, and not by a plugin of the environment: the first ones where there are many.
     """
 
     started: bool = False
@@ -74,15 +75,11 @@ class _Reading:
     modules: dict[str, str] | None = None
     sources: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
+    patched: tuple[str, ...] | None = None
 
     def take(self, line: Mapping[str, Any]) -> None:
         kind = line.get("kind")
-        if self.exit_code is not None:
-            raise _Torn("it goes on after its end")
-        if (kind == "begin") == self.has_begun:
-            raise _Torn("two probes wrote it" if self.has_begun else "it has no beginning")
-        if kind != "begin" and (kind == "start") != (self.start is None):
-            raise _Torn("two sessions wrote it" if kind == "start" else "it has no session")
+        self._check_order(kind)
         match kind:
             case "begin":
                 self._take_nonce(line)
@@ -97,12 +94,22 @@ class _Reading:
                 self._take_test(line)
             case "environment":
                 self._take_sources(line)
+            case "patched":
+                self._take_patched(line)
             case "modules":
                 self._take_modules(line)
             case "end":
                 self._take_end(line)
             case _:
                 raise _Torn("it holds a line of no known kind")
+
+    def _check_order(self, kind: object) -> None:
+        if self.exit_code is not None:
+            raise _Torn("it goes on after its end")
+        if (kind == "begin") == self.has_begun:
+            raise _Torn("two probes wrote it" if self.has_begun else "it has no beginning")
+        if kind != "begin" and (kind == "start") != (self.start is None):
+            raise _Torn("two sessions wrote it" if kind == "start" else "it has no session")
 
     def _take_nonce(self, line: Mapping[str, Any]) -> None:
         if line.get("nonce") != self.nonce:
@@ -129,6 +136,12 @@ class _Reading:
         self.sources, self.rewritten = (
             tuple(_clean(path, MAX_ID_CHARS) for path in paths or ()) for paths in both
         )
+
+    def _take_patched(self, line: Mapping[str, Any]) -> None:
+        names = line.get("names")
+        if self.patched is not None or not isinstance(names, list):
+            raise _Torn("its list of replaced functions is malformed or doubled")
+        self.patched = tuple(_clean(name, MAX_ID_CHARS) for name in names)
 
     def _take_modules(self, line: Mapping[str, Any]) -> None:
         modules = line.get("modules")
@@ -165,6 +178,7 @@ class _Reading:
             modules=MappingProxyType(self.modules or {}),
             sources=self.sources,
             rewritten=self.rewritten,
+            patched=self.patched or (),
             torn=torn,
         )
 

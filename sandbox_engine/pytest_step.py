@@ -27,6 +27,8 @@ PYTEST_NEEDS = frozenset(
     {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli"}
 )
 _NAMED = 5
+_USAGE_ERROR = 4
+"""The exit code of pytest when its command line, settings or first `conftest.py` are no good."""
 _FEW = 50
 """So many tests are not worth the start of workers."""
 _OUTPUT_SHOWN = 8_000
@@ -84,6 +86,13 @@ class Observed:
     done: Completed
     report: PytestReport
     doubt: Doubt | None
+
+    @property
+    def refusal(self) -> str | None:
+        """What pytest said when it refused to start: a `conftest.py` cannot be imported, say."""
+        if self.report.started or self.report.torn or self.done.code != _USAGE_ERROR:
+            return None
+        return _last_line(self.done).removeprefix(": ") or "pytest did not start"
 
     @property
     def red(self) -> frozenset[str]:

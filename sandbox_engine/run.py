@@ -64,12 +64,29 @@ from sandbox_engine.version import VERSION
 _LOCK_FILE = re.compile(rb"requirements.*\.txt|(poetry|uv|pdm|Pipfile)\.lock")
 
 
+@functools.cache
+def _platform() -> str:
+    """Return the system, its machine and its C library: what to find that out reads a program."""
+    system = platform.uname()
+    parts = (system.system, system.release, system.machine, *platform.libc_ver())
+    return " ".join(filter(None, parts))
+
+
 class Run:
     """A candidate, a recipe, and where to look for the rest."""
 
     def __init__(
-        self, store: Store, cache: Cache, config: Config, candidate: CandidateTree, recipe: Recipe
+        self,
+        store: Store,
+        cache: Cache,
+        config: Config,
+        candidate: CandidateTree,
+        recipe: Recipe,
+        *,
+        use_cache: bool = True,
     ) -> None:
+        """Take what all else is found out from; without `use_cache` the base is run anew."""
+        self._use_cache = use_cache
         self._store = store
         self._cache = cache
         self._config = config
@@ -174,12 +191,10 @@ class Run:
         """What can be named of the environment, as facts that a person can compare or digests."""
         interpreter = self.interpreter
         version = ".".join(map(str, interpreter.version))
-        system = platform.uname()
-        libc = " ".join(platform.libc_ver())
         return {
             "interpreter": f"{interpreter.implementation} {version} {interpreter.executable}",
             "distributions": interpreter.distributions,
-            "platform": f"{system.system} {system.release} {system.machine} {libc}".rstrip(),
+            "platform": _platform(),
             "isolation": str(self.tier),
         }
 
@@ -324,16 +339,19 @@ class Run:
     def _known(self, observe: Observe, arguments: Sequence[str]) -> BaseTests | Doubt:
         """Return what the base's tests do; several that want to know wait for the first."""
         key = self._base_key(arguments)
-        if known := self._cache.find_base(key):
+        if known := self._find_base(key):
             return known
         with self._alone(key):
-            if known := self._cache.find_base(key):
+            if known := self._find_base(key):
                 return known
             base = tree.unchanged(self.candidate)
             found = trial.find_base(observe, base, arguments, self.recipe.reruns)
             if isinstance(found, BaseTests) and not found.broken:
                 self._keep_base(key, found)
             return found
+
+    def _find_base(self, key: str) -> BaseTests | None:
+        return self._cache.find_base(key) if self._use_cache else None
 
     def _learn(self, arguments: Sequence[str], red: Set[str], green: Mapping[str, int]) -> None:
         """Remember what became of the base's tests when they were run again."""

@@ -23,7 +23,14 @@ from sandbox_engine.recipe import Recipe
 from sandbox_engine.removal import Changes
 from sandbox_engine.ruling import Ruling
 from sandbox_engine.tree import CandidateTree
-from sandbox_engine.verdict import Category, Cause, Outcome, StepResult, TestRecord
+from sandbox_engine.verdict import (
+    Category,
+    Cause,
+    Outcome,
+    StepResult,
+    TestOutcome,
+    TestRecord,
+)
 
 _MOST_RERUN = 50
 """Of so many tests that fail at once, the others fail with them."""
@@ -117,13 +124,16 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
         return file.content if file else None
 
     seen = court.observe(candidate, arguments, expected=base.red)
-    report = seen.report
+    report, records = seen.report, seen.report.tests
     blank = dataclasses.replace(blank, tests=_all(seen), output=tail(seen.done))
-    if doubt := seen.doubt or _replaced(report.patched, base):
+    if seen.refusal is not None and base.outcomes:
+        # It starts without the patch, so that each test fails because of it.
+        records = _refused(base, changes, seen.refusal)
+    elif doubt := seen.doubt or _replaced(report.patched, base):
         return _unjudged(blank, doubt)
     tests = delta.compare(
         base,
-        report.tests,
+        records,
         report.collect_errors,
         renames=changes.renames,
         changed=changes.after.keys(),
@@ -171,6 +181,12 @@ def _unjudged(blank: StepResult, doubt: Doubt) -> StepResult:
 
 def _all(seen: Observed) -> tuple[TestRecord, ...]:
     return (*seen.report.collect_errors, *seen.report.tests)
+
+
+def _refused(base: BaseTests, changes: Changes, said: str) -> tuple[TestRecord, ...]:
+    """Return a red record for each test of a base whose session the patch keeps from starting."""
+    nodes = (delta.renamed(node, changes.renames) for node in base.outcomes)
+    return tuple(TestRecord(node, TestOutcome.ERROR, message=said) for node in nodes)
 
 
 def _replaced(patched: Sequence[str], base: BaseTests) -> Doubt | None:

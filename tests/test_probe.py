@@ -968,6 +968,150 @@ def pytest_runtest_protocol(item, nextitem):
         assert seen.outcomes == {"test_it": "passed", "test_fails": "failed"}
 
 
+PATCHES = {
+    "function": (
+        "import _pytest.runner\n_pytest.runner.check_interactive_exception = lambda *a: False",
+        "_pytest.runner.check_interactive_exception",
+    ),
+    "method": (
+        "from _pytest.reports import TestReport\nTestReport._to_json = lambda self: {}",
+        "_pytest.reports.TestReport._to_json",
+    ),
+    "class method": (
+        "from _pytest.reports import TestReport\n"
+        "real = TestReport.from_item_and_call\n"
+        "TestReport.from_item_and_call = classmethod(lambda cls, item, call: real(item, call))",
+        "_pytest.reports.TestReport.from_item_and_call",
+    ),
+    "property that was not there": (
+        "from _pytest.reports import TestReport\n"
+        "TestReport.outcome = property(lambda self: 'passed', lambda self, value: None)",
+        "_pytest.reports.TestReport.outcome",
+    ),
+    "code": (
+        "import _pytest.runner\n"
+        "_pytest.runner.check_interactive_exception.__code__ = (lambda *a: False).__code__",
+        "_pytest.runner.check_interactive_exception",
+    ),
+    "text": (
+        "import _pytest.assertion.rewrite\n"
+        "exec('def rewrite_asserts(*a): pass', _pytest.assertion.rewrite.__dict__)",
+        "_pytest.assertion.rewrite.rewrite_asserts",
+    ),
+    "built-in": (
+        "import unittest\nunittest.TestCase.assertEqual = print",
+        "unittest.case.TestCase.assertEqual",
+    ),
+    "another of its own": (
+        "import unittest\nunittest.TestCase.assertEqual = unittest.TestCase.assertTrue",
+        "unittest.case.TestCase.assertEqual",
+    ),
+    "decorated": (
+        "import contextlib, pytest\n"
+        "@contextlib.contextmanager\n"
+        "def raises(*a, **k): yield\n"
+        "pytest.raises = raises",
+        "pytest.raises",
+    ),
+    "pluggy": (
+        "import pluggy\n"
+        "real = pluggy.PluginManager.get_plugin\n"
+        "pluggy.PluginManager.get_plugin = lambda self, name: real(self, name)",
+        "pluggy._manager.PluginManager.get_plugin",
+    ),
+    "gone again at the end": (
+        "import _pytest.runner\n"
+        "real = _pytest.runner.check_interactive_exception\n"
+        "_pytest.runner.check_interactive_exception = lambda *a: False\n"
+        "def pytest_runtest_logfinish(): _pytest.runner.check_interactive_exception = real",
+        "_pytest.runner.check_interactive_exception",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PATCHES)
+def test_functions_of_pytest_that_the_tree_replaces_are_named(kind: str, tmp_path: Path) -> None:
+    conftest, name = PATCHES[kind]
+    root = write(tmp_path, {"conftest.py": conftest, "test_it.py": "def test_it(): pass"})
+    seen = probe(root)
+    assert (seen.report.torn, seen.report.patched) == (None, (name,)), seen.done
+
+
+def test_functions_that_are_replaced_in_a_worker_are_named(tmp_path: Path) -> None:
+    tests = """
+import _pytest.runner
+def test_it(): _pytest.runner.check_interactive_exception = lambda *a: False
+"""
+    seen = probe(write(tmp_path, {"test_it.py": tests}), "-n1")
+    assert seen.report.patched == ("_pytest.runner.check_interactive_exception",)
+
+
+def test_plugin_of_the_tree_is_imported_too_late_to_go_unseen(tmp_path: Path) -> None:
+    files = {
+        "evil.py": PATCHES["function"][0],
+        "pytest.ini": "[pytest]\naddopts = -p evil",
+        "test_it.py": "def test_it(): pass",
+    }
+    seen = probe(write(tmp_path, files))
+    assert seen.report.patched == ("_pytest.runner.check_interactive_exception",)
+
+
+def test_many_names_are_bounded(tmp_path: Path) -> None:
+    conftest = """
+import builtins
+for number in range(200):
+    setattr(builtins, f"name{number}", lambda: None)
+"""
+    seen = probe(write(tmp_path, {"conftest.py": conftest, "test_it.py": ""}))
+    assert len(seen.report.patched) == 50
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
+def test_what_is_put_back_and_what_plugins_replace_is_not_named(
+    workers: list[str], tmp_path: Path
+) -> None:
+    tests = """
+pytest_plugins = ["pytester"]
+import unittest
+from unittest import mock
+import _pytest.runner, builtins, pytest
+from hypothesis import given, strategies
+
+@pytest.fixture(scope="session", autouse=True)
+def for_all():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtins, "input", lambda: "yes")
+        yield
+def test_monkeypatch(monkeypatch):
+    monkeypatch.setattr(_pytest.runner, "check_interactive_exception", lambda *a: False)
+    monkeypatch.setattr(builtins, "open", open)
+def test_mock():
+    with mock.patch.object(unittest.TestCase, "assertEqual"):
+        pass
+def test_inner(pytester):
+    pytester.makeconftest("import pytest\\ndef pytest_runtest_call(item): pass")
+    pytester.makepyfile("def test_inside(): assert 0")
+    pytester.runpytest_inprocess().assert_outcomes(failed=1)
+@given(strategies.integers())
+def test_given(x): pass
+class TestCase(unittest.TestCase):
+    def test_it(self): self.assertRaises(ValueError, int, "x")
+    @mock.patch("os.getcwd")
+    def test_mocked(self, getcwd): pass
+"""
+    base = tmp_path / "base"
+    site = write(base / "lib/site-packages", {"plugin_of_many.py": PATCHES["function"][0]})
+    root = write(tmp_path / "tree", {"conftest.py": "", "test_it.py": tests})
+    seen = probe(
+        root,
+        *("--doctest-modules", "-p", "hypothesis.extra.pytestplugin", "-p", "plugin_of_many"),
+        *workers,
+        env={"PYTHONUSERBASE": str(base), "PYTHONPATH": str(site)},
+    )
+    assert seen.done.code == 0, seen.done.stdout
+    assert seen.report.patched == ()
+
+
 def test_names_that_no_pipe_likes(tmp_path: Path) -> None:
     tests = """
 import pytest

@@ -17,9 +17,10 @@ START = {"kind": "start", "python": "3.12.1", "pytest": "9.0.3", "xdist": False}
 COLLECTED = {"kind": "collected", "ids": ["t.py::a", "t.py::b"]}
 A = {"kind": "test", "id": "t.py::a", "outcome": "passed", "duration_s": 0.5, "message": None}
 B = {"kind": "test", "id": "t.py::b", "outcome": "failed", "duration_s": 1, "message": "no"}
+PATCHED = {"kind": "patched", "names": ["_pytest.runner.x"]}
 MODULES = {"kind": "modules", "modules": {"m": "/box/m.py"}}
 END = {"kind": "end", "nonce": "", "exit": 1, "counts": {"passed": 1, "failed": 1}}
-WHOLE = [BEGIN, START, COLLECTED, A, B, MODULES, END]
+WHOLE = [BEGIN, START, COLLECTED, A, B, PATCHED, MODULES, END]
 
 
 def stream(*lines: dict[str, Any]) -> bytes:
@@ -38,6 +39,7 @@ def test_whole_session() -> None:
     )
     assert (report.collected, report.ids) == (2, ("t.py::a", "t.py::b"))
     assert report.modules == {"m": "/box/m.py"}
+    assert report.patched == ("_pytest.runner.x",)
 
 
 def test_no_session() -> None:
@@ -86,6 +88,9 @@ def test_collection_error() -> None:
         ([START, START], "two sessions"),
         ([START, COLLECTED, COLLECTED], "doubled"),
         ([START, MODULES, MODULES], "doubled"),
+        ([START, {**PATCHED, "names": []}, PATCHED], "doubled"),
+        ([START, {**PATCHED, "names": None}], "malformed"),
+        ([START, {**PATCHED, "names": [None]}], "no text"),
         ([*WHOLE[1:], A], "after its end"),
         ([*WHOLE[1:], START], "after its end"),
         ([*WHOLE[1:], END], "after its end"),
@@ -168,11 +173,11 @@ VALUES = (
     | st.dictionaries(st.text(max_size=3), SCALARS, max_size=3)
 )
 FIELDS = st.sampled_from(
-    ["kind", "id", "ids", "outcome", "duration_s", "message", "modules", "exit", "counts"]
+    ["kind", "id", "ids", "outcome", "duration_s", "message", "modules", "names", "exit", "counts"]
 )
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), FIELDS, VALUES), max_size=4))
+@given(st.lists(st.tuples(st.integers(0, 7), FIELDS, VALUES), max_size=4))
 def test_reading_never_raises(changes: list[tuple[int, str, Any]]) -> None:
     lines: list[dict[str, Any]] = [dict(line) for line in WHOLE]
     for number, name, value in changes:

@@ -252,6 +252,20 @@ def test_a_broken_import_names_the_file(box: GitBox) -> None:
     }
 
 
+def test_a_session_that_the_patch_keeps_from_starting(box: GitBox) -> None:
+    engine = made(box, {"conftest.py": "import calc\n\ncalc.double\n", "tests/test_red.py": RED})
+    verdict = judged(box, engine, {"calc.py": CALC.replace("def double", "def treble")})
+    assert result(verdict) == (Outcome.FAILED, None)
+    assert categories(verdict) == {
+        "tests/test_calc.py::test_add": "regressed",
+        "tests/test_calc.py::test_double": "regressed",
+        "tests/test_red.py::test_red": "pre-existing",
+    }
+    assert "has no attribute 'double'" in (verdict.red_tests[0].message or "")
+    missing = judged(box, engine, {"calc.py": "import no_such_module\n" + CALC})
+    assert result(missing) == (Outcome.INCONCLUSIVE, Cause.INFRA)
+
+
 def test_what_the_base_cannot_collect_is_infra_and_never_kept(box: GitBox) -> None:
     engine = made(box, {"tests/test_lost.py": "import no_such_module\n"})
     for _ in range(2):
@@ -332,6 +346,10 @@ def test_a_base_runs_once(box: GitBox, tmp_path: Path) -> None:
         thread.join()
     assert outcomes == [Outcome.PASSED] * 4
     assert len(list(seen.iterdir())) == 5
+    Engine(box.top, config=config).validate(patches[0])
+    assert len(list(seen.iterdir())) == 5
+    Engine(box.top, config=config).validate(patches[0], use_cache=False)
+    assert len(list(seen.iterdir())) == 7
 
 
 def test_one_sandbox_is_enough(box: GitBox) -> None:

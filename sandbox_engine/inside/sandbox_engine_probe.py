@@ -23,6 +23,8 @@ _STDLIB = os.path.dirname(os.__file__)
 sys.path[:] = [p for p in sys.path if p.startswith(_STDLIB) and "site-packages" not in p]
 import hashlib  # noqa: E402
 import json  # noqa: E402
+import site  # noqa: E402
+from importlib import import_module  # noqa: E402
 from importlib.machinery import all_suffixes  # noqa: E402
 
 sys.path[:] = _PATH
@@ -37,8 +39,10 @@ IDS_IN_A_LINE = 100
 CODE_CHARS = 16
 MOST_WRAPPERS = 50
 CODE = type((lambda: None).__code__)
+NAMES = 50
 MODULES_KEY = "sandbox_engine_modules"
 SETTINGS_KEY = "sandbox_engine_settings"
+PATCHED_KEY = "sandbox_engine_patched"
 SEEN_KEY = "sandbox_engine_seen"
 CODE_KEY = "sandbox_engine_code"
 RAN = "ran"
@@ -124,6 +128,7 @@ def is_own(path):
 
 def launch(arguments, settings):
     """Run pytest with `arguments` on the sandbox's modules; return its exit code."""
+    global ORIGINALS
     sys.modules[NAME] = sys.modules["__main__"]
     # The workers of xdist need most of them before anything is sent to them.
     os.environ[SETTINGS_ENV] = json.dumps(dict(settings, only=None))
@@ -145,6 +150,7 @@ def launch(arguments, settings):
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(children))
     import pytest
 
+    ORIGINALS = load_originals()
     sys.argv[0] = os.path.join(os.path.dirname(pytest.__file__), "__main__.py")
     return int(pytest.main(["-p", NAME, *arguments]))
 
@@ -345,6 +351,110 @@ def name_of(node_id):
     return printable(node_id)[:ID_CHARS]
 
 
+class Originals:
+    """The functions that decide what becomes of a test, as they were before the tree's code ran.
+
+    They are those of pytest, pluggy and `unittest.case`, and the built-in ones. `__code__` is held
+    too: it can be replaced in a function that stays the same.
+    """
+
+    PACKAGES = ("_pytest", "pluggy", "pytest")
+    MODULES = ("builtins", "unittest.case")
+
+    def __init__(self):
+        self.replaced = set()
+        self.owners = []
+        self.codes = []
+        for module_name, module in list(sys.modules.items()):
+            is_kept = module_name.partition(".")[0] in self.PACKAGES or module_name in self.MODULES
+            if is_kept and isinstance(module, type(sys)):
+                self.keep(module_name, module)
+                for value in list(attributes_of(module).values()):
+                    if isinstance(value, type) and value.__module__ == module_name:
+                        self.keep(module_name + "." + value.__qualname__, value)
+
+    def keep(self, name, owner):
+        held = dict(vars(owner))
+        self.owners.append((name, owner, held))
+        for value in held.values():
+            function = getattr(value, "__func__", value)
+            code = getattr(function, "__code__", None)
+            if code is not None:
+                own_name = "{}.{}".format(function.__module__, function.__qualname__)
+                self.codes.append((own_name, function, code))
+
+    def look(self, places):
+        """Take down the names of what has been replaced, but for what plugins replaced.
+
+        A plugin is a file of the environment other than pytest's own and the standard library's,
+        whose functions may hold one that somebody else made up.
+        """
+        for name, function, code in self.codes:
+            if function.__code__ is not code and not is_of_a_plugin(function, places):
+                self.replaced.add(name)
+        for name, owner, held in self.owners:
+            now = vars(owner)
+            for key in now.keys() | held.keys():
+                old, new = held.get(key), now.get(key)
+                if old is not new and self.is_suspect(old, new, places):
+                    self.replaced.add(name + "." + key)
+
+    def names(self):
+        return sorted(map(name_of, self.replaced))[:NAMES]
+
+    def is_suspect(self, old, new, places):
+        """Tell whether code was replaced, or code that nobody knows was added."""
+        if is_code(old):
+            return not is_of_a_plugin(new, places)
+        return is_code(new) and not is_of_environment(source_of(new), places)
+
+
+def is_code(value):
+    return callable(value) or hasattr(type(value), "__get__")
+
+
+def source_of(value):
+    """Return the real path of the code that is run for `value`, "" where that cannot be told."""
+    try:
+        for name in ("__func__", "fget", "func", "__wrapped__"):
+            if not hasattr(value, "__code__"):
+                value = getattr(value, name, value)
+        if hasattr(value, "__code__"):
+            path = value.__code__.co_filename
+        else:
+            kind = value if isinstance(value, type) else type(value)
+            path = module_path(sys.modules.get(kind.__module__)) or ""
+        return real(path) if os.path.isabs(path) else ""
+    except Exception:
+        # The tree's own objects do what they like when they are asked.
+        return ""
+
+
+def is_of_environment(path, places):
+    prefixes = (sys.prefix, sys.base_prefix, site.USER_BASE)
+    is_installed = any(is_inside(path, real(prefix)) for prefix in prefixes)
+    return is_installed and not places.is_sandbox(path)
+
+
+def is_of_a_plugin(value, places):
+    path = source_of(value)
+    parts = path.split(os.sep)
+    is_core = "site-packages" not in parts and "dist-packages" not in parts
+    is_core = is_core or any(package in parts for package in Originals.PACKAGES)
+    # A plugin that comes with pytest, and gives it back what it once had.
+    is_core = is_core and parts[-2:] != ["_pytest", "legacypath.py"]
+    return is_of_environment(path, places) and not is_core
+
+
+def load_originals():
+    """Return the originals, once all is imported that pytest is going to import anyway."""
+    from _pytest.config import default_plugins
+
+    for name in ("unittest.case", *("_pytest." + plugin for plugin in default_plugins)):
+        import_module(name)
+    return Originals()
+
+
 class Filter:
     """The plugin that keeps the tests that are asked for, where they are collected.
 
@@ -484,25 +594,32 @@ def add_code(digest, code, root):
 class Worker:
     """The plugin in a worker of xdist: it hands over the modules that it saw."""
 
-    def __init__(self, config):
+    def __init__(self, config, originals):
         self.config = config
+        self.originals = originals
         self.settings = config.workerinput.get(SETTINGS_KEY) or read_settings()
         self.modules = Modules(Places(self.settings))
 
     def pytest_collection_finish(self):
-        self.modules.look()
+        self.look()
         watch_tests(self.config)
 
     def pytest_sessionfinish(self):
-        self.modules.look()
+        self.look()
         self.config.workeroutput[MODULES_KEY] = self.modules.files
+        self.config.workeroutput[PATCHED_KEY] = self.originals.names()
+
+    def look(self):
+        self.modules.look()
+        self.originals.look(self.modules.places)
 
 
 class Main:
     """The plugin in the main process: it writes the report."""
 
-    def __init__(self, config, settings, report):
+    def __init__(self, config, settings, report, originals):
         self.report = report
+        self.originals = originals
         self.settings = settings
         self.modules = Modules(Places(self.settings))
         self.session = None
@@ -524,8 +641,12 @@ class Main:
     def pytest_collection_finish(self, session):
         if not self.has_workers:
             self.collect([item.nodeid for item in session.items])
-        self.modules.look()
+        self.look()
         watch_tests(session.config)
+
+    def look(self):
+        self.modules.look()
+        self.originals.look(self.modules.places)
 
     def pytest_xdist_node_collection_finished(self, ids):
         self.collect(list(ids))
@@ -545,6 +666,7 @@ class Main:
         handed = getattr(node, "workeroutput", None) or {}
         for name, path in (handed.get(MODULES_KEY) or {}).items():
             self.modules.add(name, path)
+        self.originals.replaced.update(handed.get(PATCHED_KEY) or ())
 
     def pytest_collectreport(self, report):
         # Under xdist every worker reports the same error.
@@ -583,13 +705,14 @@ class Main:
     def pytest_sessionfinish(self, session):
         self.session = session
         self.is_over = True
-        self.modules.look()
+        self.look()
 
     def pytest_unconfigure(self):
         if not self.is_over:
             return
         self.modules.look()
         self.report.line("environment", **environment_sources(self.modules))
+        self.report.line("patched", names=self.originals.names())
         self.report.line("modules", modules=self.modules.files)
         self.report.end(exit=int(self.session.exitstatus), counts=self.counts)
 
@@ -667,10 +790,11 @@ def message_of(report):
 
 
 def pytest_configure(config):
+    originals = ORIGINALS or Originals()
     if hasattr(config, "workerinput"):
-        plugin = Worker(config)
+        plugin = Worker(config, originals)
     else:
-        plugin = Main(config, SETTINGS or read_settings(), REPORT or Report(-1))
+        plugin = Main(config, SETTINGS or read_settings(), REPORT or Report(-1), originals)
     mark_hooks()
     config.pluginmanager.register(plugin, NAME + "_session")
     only = plugin.settings["only"]
@@ -704,6 +828,7 @@ def mark_hooks():
 
 SETTINGS = None
 REPORT = None
+ORIGINALS = None
 
 if __name__ == "__main__":
     SETTINGS = take_settings()
@@ -713,3 +838,4 @@ if __name__ == "__main__":
     sys.exit(launch(sys.argv[1:], SETTINGS))
 elif __name__ == NAME and "PYTEST_XDIST_WORKER" in os.environ:
     redirect_imports(Places(read_settings()))
+    ORIGINALS = load_originals()
