@@ -34,7 +34,8 @@ class BaseTests:
     `steady` says how often those that stayed green were run again.
     `broken` are the files and folders that could not be collected. `patched` are the functions of
     pytest that the base's own code replaces. `codes` has a digest of the code of each test
-    function that ran. `is_gated` says that pytest ended with 1 although no test failed.
+    function that ran. `reached` are the files that asked the interpreter for all its objects.
+    `is_gated` says that pytest ended with 1 although no test failed.
     """
 
     outcomes: Mapping[str, TestOutcome | None] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class BaseTests:
     broken: frozenset[str] = frozenset()
     patched: frozenset[str] = frozenset()
     codes: Mapping[str, str] = field(default_factory=dict)
+    reached: frozenset[str] = frozenset()
     is_gated: bool = False
 
     @property
@@ -70,6 +72,7 @@ class BaseTests:
             "broken": sorted(self.broken),
             "patched": sorted(self.patched),
             "codes": dict(self.codes),
+            "reached": sorted(self.reached),
             "is_gated": self.is_gated,
         }
 
@@ -88,6 +91,7 @@ class BaseTests:
             frozenset(record["broken"]),
             frozenset(record["patched"]),
             record["codes"],
+            frozenset(record["reached"]),
             record["is_gated"],
         )
 
@@ -132,17 +136,17 @@ def codes_by_function(codes: Mapping[str, str]) -> dict[str, str]:
 def find_altered(
     base: BaseTests, tests: Iterable[TestRecord], codes: Mapping[str, str], changed: Set[str]
 ) -> list[str]:
-    """Return the tests that did not fail and ran other code than the base's, from the same file.
+    """Return the tests that passed and ran other code than the base's, or none, from the same file.
 
     `codes` has digests of what ran, `changed` are the files that the patch changes.
     """
+    passed = [test.node_id for test in tests if test.is_green]
     return [
-        test.node_id
-        for test in tests
-        if not test.is_red
-        and file_of(test.node_id) not in changed
-        and test.node_id in codes
-        and base.codes.get(function_of(test.node_id), codes[test.node_id]) != codes[test.node_id]
+        node
+        for node in passed
+        if file_of(node) not in changed
+        and (code := base.codes.get(function_of(node))) is not None
+        and codes.get(node) != code
     ]
 
 

@@ -35,7 +35,8 @@ class PytestReport:
     that ran, "" for code of other files than its own; `collect_errors` are records whose node id is
     a file or a folder; `sources` are those of the environment that were loaded, `rewritten` those
     whose assertions pytest rewrites. `patched` names functions of pytest and its like that were
-    replaced, and not by a plugin of the environment: the first ones where there are many.
+    replaced, and not by a plugin of the environment: the first ones where there are many. `reached`
+    maps files of code that asked the interpreter for objects it was not given to what it called.
     """
 
     started: bool = False
@@ -52,6 +53,7 @@ class PytestReport:
     sources: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
     patched: tuple[str, ...] = ()
+    reached: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     torn: str | None = None
 
 
@@ -76,6 +78,7 @@ class _Reading:
     sources: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
     patched: tuple[str, ...] | None = None
+    reached: dict[str, str] = field(default_factory=dict)
 
     def take(self, line: Mapping[str, Any]) -> None:
         kind = line.get("kind")
@@ -94,6 +97,8 @@ class _Reading:
                 self._take_test(line)
             case "environment":
                 self._take_sources(line)
+            case "reached":
+                self.reached[_text(line, "path")] = _text(line, "call")
             case "patched":
                 self._take_patched(line)
             case "modules":
@@ -108,7 +113,8 @@ class _Reading:
             raise _Torn("it goes on after its end")
         if (kind == "begin") == self.has_begun:
             raise _Torn("two probes wrote it" if self.has_begun else "it has no beginning")
-        if kind != "begin" and (kind == "start") != (self.start is None):
+        is_anywhere = kind in ("begin", "reached")
+        if not is_anywhere and (kind == "start") != (self.start is None):
             raise _Torn("two sessions wrote it" if kind == "start" else "it has no session")
 
     def _take_nonce(self, line: Mapping[str, Any]) -> None:
@@ -179,6 +185,7 @@ class _Reading:
             sources=self.sources,
             rewritten=self.rewritten,
             patched=self.patched or (),
+            reached=MappingProxyType(self.reached),
             torn=torn,
         )
 

@@ -20,7 +20,7 @@ _NAMED = 5
 _RAN = (TestOutcome.PASSED, TestOutcome.FAILED, TestOutcome.ERROR, TestOutcome.XPASSED)
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^'.]+)")
 _NO_SPACE = re.compile(r"\[Errno 28\]|No space left on device")
-_ALLOW = "if that is meant, allow it: `--allow-test-changes`"
+ALLOW = "if that is meant, allow it: `--allow-test-changes`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def tampered(tests: Iterable[TestRecord]) -> Ruling | None:
         Cause.TAMPERED,
         f"{_count(found, 'test')} {_verb(found, 'fail')} with the base's version of the tests, "
         f"and not with the patch's: {_named(found)}",
-        f"let the code pass the tests as they were; {_ALLOW}",
+        f"let the code pass the tests as they were; {ALLOW}",
     )
 
 
@@ -87,7 +87,7 @@ def uncontrolled(reason: str) -> Ruling:
     return _doubtful(
         Cause.TAMPERED,
         f"with the base's version of the tests the patched code cannot be tested: {reason}",
-        f"let the code pass the tests as they were; {_ALLOW}",
+        f"let the code pass the tests as they were; {ALLOW}",
     )
 
 
@@ -259,7 +259,7 @@ def _skipped(tests: Sequence[TestRecord], demands: Demands, session: Session) ->
         Cause.SKIPPED,
         f"{_count(found, 'test')} that the base runs {are} skipped, or expected to fail: "
         f"{_named(found)}",
-        "let them run, or raise `max_new_skips`" + (f"; {_ALLOW}" if session.steers else ""),
+        "let them run, or raise `max_new_skips`" + (f"; {ALLOW}" if session.steers else ""),
     )
 
 

@@ -94,6 +94,7 @@ def find_base(
         flaky=frozenset(flaky),
         patched=frozenset(report.patched),
         codes=delta.codes_by_function(report.codes),
+        reached=frozenset(report.reached),
         is_gated=seen.done.code == 1 and not found.red,
     )
 
@@ -156,7 +157,8 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
     is_asked = ruled.outcome is Outcome.PASSED and not demands.allow_test_changes
     # Where all tests run under control, it is seen there: settings may change how tests compile.
     is_seen_here = is_asked and collected.issuperset(map(os.fsdecode, steering))
-    if is_seen_here and (doubt := _altered(seen, base, changes.after.keys())):
+    doubt = _altered(seen, base, changes.after.keys()) if is_seen_here else None
+    if doubt := doubt or (_reaching(seen, base, court) if is_asked else None):
         return _unjudged(dataclasses.replace(blank, tests=tests), doubt)
     if is_asked and steering:
         tests, hidden = _controlled(court, arguments, base, tests, changes, steering, collected)
@@ -210,6 +212,27 @@ def _altered(seen: Observed, base: BaseTests, changed: Set[str]) -> Doubt | None
         f"`{altered[0]}` passed, but what ran is not what its file says, and the file is the "
         "base's: something changed it on the way",
         "let the code leave the tests as they are written",
+        Cause.UNTRUSTED,
+    )
+
+
+def _reaching(seen: Observed, base: BaseTests, court: Court) -> Doubt | None:
+    """Return that code under test looked for what judges it, if it did and the base's does not.
+
+    With the collector it finds the report, and can write the rest of it. Tests may look for
+    leaks; where the patch changes them, the base's version is run too.
+    """
+    before, after = court.candidate.before, court.candidate.after
+    # The report may be forged: what it names as tests does not count.
+    tests = control.find_control(before, after, base.files, PYTEST_NEEDS, court.read)
+    known = base.reached | base.files | set(map(os.fsdecode, tests))
+    new = [path for path in sorted(seen.report.reached) if path not in known]
+    if not new:
+        return None
+    return Doubt(
+        f"the patched code calls `{seen.report.reached[new[0]]}` in `{new[0]}`: what asks for all "
+        "objects may change what is reported",
+        f"do without it; {ruling.ALLOW}",
         Cause.UNTRUSTED,
     )
 

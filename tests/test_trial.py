@@ -393,6 +393,51 @@ def test_a_test_that_is_not_the_one_that_is_written_proves_nothing(box: GitBox, 
     assert "`tests/test_calc.py::test_double` passed, but what ran is not" in verdict.reason
 
 
+LEAVES = (
+    "import gc, os\nfor thing in gc.get_objects():\n    pass\n",
+    "import gc\neach = list(map(gc.get_referrers, [1]))\n",
+)
+
+
+@pytest.mark.parametrize("code", LEAVES)
+def test_code_that_looks_for_what_judges_it_proves_nothing(box: GitBox, code: str) -> None:
+    engine = made(box, {"conftest.py": "import calc\n"})
+    verdict = judged(box, engine, {"calc.py": CALC + code})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    assert "in `calc.py`" in verdict.reason
+    assert judged(box, engine, {"calc.py": CALC + code}, allow_test_changes=True).outcome is (
+        Outcome.PASSED
+    )
+    box.commit({"calc.py": CALC + code})
+    assert judged(box, engine, {"calc.py": SWAP["calc.py"] + code}).outcome is Outcome.PASSED
+
+
+def test_a_new_test_may_look_for_leaks(box: GitBox) -> None:
+    engine = made(box, {})
+    leaks = "import atexit, gc\n\natexit.register(gc.get_objects)\n\n\ndef test_leaks():\n"
+    files = {**SWAP, "tests/test_leaks.py": leaks + "    assert gc.get_objects()\n"}
+    assert result(judged(box, engine, files)) == (Outcome.PASSED, None)
+
+
+STEPS = """
+import sys
+
+
+def step(frame, event, arg):
+    return step
+
+
+sys.settrace(step)
+"""
+
+
+def test_code_that_steps_through_tests_proves_nothing(box: GitBox) -> None:
+    engine = made(box, {})
+    verdict = judged(box, engine, {"calc.py": CALC + STEPS})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    assert "`sys.settrace`" in verdict.reason
+
+
 def test_a_change_of_another_test_hides_no_altered_one(box: GitBox) -> None:
     engine = made(box, {"conftest.py": "import calc\n", "tests/test_x.py": "def test_x(): pass\n"})
     files = {
