@@ -14,7 +14,8 @@ _SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "forgeries"
 _WAYS = (
     *("control/exit", "control/forged-by-gc", "control/wrap-makereport", "control/keyword"),
     *("control/own-pytest", "control/entry-points", "control/tests-weaker", "control/other-code"),
-    *("control/rewrite-replaced", "code/exit-at-exit", "code/forged-blind", "code/exit-status"),
+    *("control/rewrite-replaced", "code/exit-at-exit", "code/forged-by-gc", "code/probe-line"),
+    *("code/call-and-report", "code/plugin-below", "code/stand-in", "code/trace"),
 )
 
 
