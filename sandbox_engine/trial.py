@@ -33,11 +33,12 @@ from sandbox_engine.verdict import (
 )
 
 _MOST_RERUN = 50
-"""Of so many tests that fail at once, the others fail with them."""
-_BASE_RERUNS = 8
+"""Of so many tests that fail at once, the others fail with them if one of these does."""
+_BASE_RERUNS = 4
+"""For each rerun with the patch so many without it: where that are eight, a test that fails in
+half of all sessions has failed by then, but for one in 256."""
 _BASE_RERUN_S = 10.0
-"""The base's tests run again once, and up to eight times while that takes no longer: a test that
-fails in half of all sessions has failed by then, but for one in 256."""
+"""When it took longer than this, no further one of them is begun."""
 _FULL_RERUNS = 2
 
 
@@ -260,13 +261,12 @@ def _settled(
     suspects = [test for test in tests if test.category and test.category.is_blamed]
     if not suspects or not court.recipe.reruns:
         return tests, frozenset()
-    left = [test.node_id for test in suspects[:_MOST_RERUN]]
-    alone: set[str] = set()
-    for _ in range(court.recipe.reruns):
-        if left:
-            alone |= _green_again(court.observe(court.candidate, arguments, only=left), left)
-            left = [node for node in left if node not in alone]
+    nodes = [test.node_id for test in suspects]
+    alone = _green_alone(court, arguments, nodes[:_MOST_RERUN])
+    if alone.issuperset(nodes[:_MOST_RERUN]):
+        alone |= _green_alone(court, arguments, nodes[_MOST_RERUN:])
     new = {test.node_id for test in suspects if test.category is Category.NEW_FAILED}
+    left = [node for node in nodes if node not in alone][:_MOST_RERUN]
     on_base = _named_before([node for node in (*left, *alone) if node not in new], changes)
     red, green = _again_on_base(court, arguments, base, frozenset(on_base.values()))
     if red or green:
@@ -276,6 +276,15 @@ def _settled(
     if any(test.category and test.category.is_blamed for test in tests):
         return tests, frozenset()
     return tests, _red_among_others(court, arguments, alone - failing_there)
+
+
+def _green_alone(court: Court, arguments: Sequence[str], nodes: Sequence[str]) -> frozenset[str]:
+    """Return those of `nodes` that pass when they alone are run again."""
+    green: frozenset[str] = frozenset()
+    for _ in range(court.recipe.reruns):
+        if left := [node for node in nodes if node not in green]:
+            green |= _green_again(court.observe(court.candidate, arguments, only=left), left)
+    return green
 
 
 def names_in(some: CandidateTree, whole: CandidateTree, tests: Sequence[str]) -> dict[str, str]:
@@ -304,10 +313,9 @@ def _again_on_base(
     red: set[str] = set()
     green: Counter[str] = Counter()
     deadline = time.monotonic() + _BASE_RERUN_S
-    for number in range(_BASE_RERUNS):
-        left = sorted(
-            node for node in nodes - red if base.steady.get(node, 0) + number < _BASE_RERUNS
-        )
+    enough = _BASE_RERUNS * court.recipe.reruns
+    for number in range(enough):
+        left = sorted(node for node in nodes - red if base.steady.get(node, 0) + number < enough)
         if not left or (number and time.monotonic() > deadline):
             break
         seen = court.observe(where, arguments, only=left)

@@ -241,6 +241,28 @@ def test_a_test_that_fails_among_others_alone_is_no_flake(box: GitBox) -> None:
     assert "test_second" in verdict.reason
 
 
+def test_more_tests_than_are_run_again_at_once_may_be_flaky(box: GitBox) -> None:
+    # All of them fail in the first session of a candidate that is not the first.
+    tests = (
+        "import os, pathlib, pytest\nimport calc\n\n"
+        "runs = pathlib.Path(os.environ['RUNS'])\n\n\n"
+        "@pytest.fixture(scope='module')\ndef is_good():\n"
+        "    if not hasattr(calc, 'second'):\n        return True\n"
+        "    was_there = runs.exists()\n    runs.write_text('')\n    return was_there\n\n\n"
+        "@pytest.mark.parametrize('n', range(60))\ndef test_n(n, is_good):\n    assert is_good\n"
+    )
+    engine = made(box, {"tests/test_n.py": tests})
+    folder = box.top.parent / "out"
+    folder.mkdir()
+    recipe = Recipe("OWN", (Step(StepKind.PYTEST),), writable=(str(folder),))
+    engine.config = Config(strategy="OWN", strategies={"OWN": recipe}, env=("RUNS",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNS", str(folder / "runs"))
+        verdict = judged(box, engine, {"calc.py": CALC + "second = True\n"})
+    assert result(verdict) == (Outcome.PASSED, None)
+    assert list(categories(verdict).values()).count("flaky") == 60
+
+
 def test_a_broken_import_names_the_file(box: GitBox) -> None:
     engine = made(box, {"tests/test_red.py": RED})
     verdict = judged(box, engine, {"calc.py": CALC.replace("def double", "def treble")})
