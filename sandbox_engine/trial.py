@@ -155,15 +155,15 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
     )
     demands = court.recipe.demands
     ruled = ruling.rule(tests, demands, session, unstable)
-    is_asked = ruled.outcome is Outcome.PASSED and not demands.allow_test_changes
-    # Where all tests run under control, it is seen there: settings may change how tests compile.
-    is_seen_here = is_asked and collected.issuperset(map(os.fsdecode, steering))
-    doubt = _altered(seen, base, changes.after.keys()) if is_seen_here else None
-    if doubt := doubt or (_reaching(seen, base, court) if is_asked else None):
-        return _unjudged(dataclasses.replace(blank, tests=tests), doubt)
-    if is_asked and steering:
-        tests, hidden = _controlled(court, arguments, base, tests, changes, steering, collected)
-        ruled = hidden or ruled
+    if ruled.outcome is Outcome.PASSED and not demands.allow_test_changes:
+        # Where all tests run under control, it is seen there: settings may change how they compile.
+        is_seen_here = collected.issuperset(map(os.fsdecode, steering))
+        doubt = _altered(seen, base, changes.after.keys()) if is_seen_here else None
+        if doubt := doubt or _reaching(seen, base, court):
+            return _unjudged(dataclasses.replace(blank, tests=tests), doubt)
+        if steering:
+            tests, hidden = _controlled(court, arguments, base, tests, changes, steering, collected)
+            ruled = hidden or ruled
     return dataclasses.replace(
         blank,
         **dataclasses.asdict(ruled),

@@ -138,10 +138,7 @@ def test_a_skip_that_is_new_proves_nothing(box: GitBox) -> None:
 
 
 WEAKER = GREEN.replace("double(4) == 8", "double(4)")
-HIDES = (
-    "import pytest\n\n\n@pytest.hookimpl(hookwrapper=True)\ndef pytest_pyfunc_call(pyfuncitem):\n"
-    "    outcome = yield\n    outcome.force_result(True)\n"
-)
+HIDES = "def pytest_pyfunc_call():\n    return True\n"
 
 
 @pytest.mark.parametrize(
