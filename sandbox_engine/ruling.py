@@ -219,6 +219,12 @@ def _unproved(tests: Sequence[TestRecord], session: Session) -> Ruling | None:
             "no test ran, so nothing was proved",
             "check `testpaths` and the step's arguments",
         )
+    if not any(test.is_green for test in tests):
+        return _doubtful(
+            Cause.UNPROVED,
+            "no test passed, so nothing was proved: all that ran fail on the base too",
+            "mend the base first",
+        )
     if session.reported < session.collected:
         return _doubtful(
             Cause.UNPROVED,
