@@ -35,8 +35,9 @@ class BaseTests:
     id came, where that is more than once. `flaky` are those that ended now so, now otherwise,
     `steady` says how often those that stayed green were run again.
     `broken` are the files and folders that could not be collected. `patched` are the functions of
-    pytest that the base's own code replaces. `is_gated` says that pytest ended with 1 although
-    no test failed.
+    pytest that the base's own code replaces. `codes` has a digest of the code of each test
+    function that ran. `reached` are the files that asked the interpreter for all its objects.
+    `is_gated` says that pytest ended with 1 although no test failed.
     """
 
     outcomes: Mapping[str, TestOutcome | None] = field(default_factory=dict)
@@ -45,6 +46,8 @@ class BaseTests:
     steady: Mapping[str, int] = field(default_factory=dict)
     broken: frozenset[str] = frozenset()
     patched: frozenset[str] = frozenset()
+    codes: Mapping[str, str] = field(default_factory=dict)
+    reached: frozenset[str] = frozenset()
     is_gated: bool = False
 
     @property
@@ -70,6 +73,8 @@ class BaseTests:
             "steady": dict(self.steady),
             "broken": sorted(self.broken),
             "patched": sorted(self.patched),
+            "codes": dict(self.codes),
+            "reached": sorted(self.reached),
             "is_gated": self.is_gated,
         }
 
@@ -87,6 +92,8 @@ class BaseTests:
             record["steady"],
             frozenset(record["broken"]),
             frozenset(record["patched"]),
+            record["codes"],
+            frozenset(record["reached"]),
             record["is_gated"],
         )
 
@@ -114,6 +121,35 @@ def base_tests(
         {node: count for node, count in counts.items() if count > 1},
         broken=frozenset(error.node_id for error in broken),
     )
+
+
+def codes_by_function(codes: Mapping[str, str]) -> dict[str, str]:
+    """Return the digest of each test's code, without parameters, where it is known and one."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for node, code in codes.items():
+        found[function_of(node)].add(code)
+    return {
+        name: next(iter(known))
+        for name, known in found.items()
+        if len(known) == 1 and "" not in known
+    }
+
+
+def find_altered(
+    base: BaseTests, tests: Iterable[TestRecord], codes: Mapping[str, str], changed: Set[str]
+) -> list[str]:
+    """Return the tests that passed and ran other code than the base's, or none, from the same file.
+
+    `codes` has digests of what ran, `changed` are the files that the patch changes.
+    """
+    passed = [test.node_id for test in tests if test.is_green]
+    return [
+        node
+        for node in passed
+        if file_of(node) not in changed
+        and (code := base.codes.get(function_of(node))) is not None
+        and codes.get(node) != code
+    ]
 
 
 def file_of(node_id: str) -> str:

@@ -94,6 +94,8 @@ def find_base(
         found,
         flaky=frozenset(flaky),
         patched=frozenset(report.patched),
+        codes=delta.codes_by_function(report.codes),
+        reached=frozenset(report.reached),
         is_gated=seen.done.code == 1 and not found.red,
     )
 
@@ -153,9 +155,14 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
     )
     demands = court.recipe.demands
     ruled = ruling.rule(tests, demands, session, unstable)
-    if ruled.outcome is Outcome.PASSED and steering and not demands.allow_test_changes:
-        tests, hidden = _controlled(court, arguments, base, tests, changes, steering)
-        ruled = hidden or ruled
+    if ruled.outcome is Outcome.PASSED and not demands.allow_test_changes:
+        # Under control it is seen there: settings may change how tests compile.
+        doubt = None if steering else _altered(seen, base, changes.after.keys())
+        if doubt := doubt or _reaching(seen, base, court):
+            return _unjudged(dataclasses.replace(blank, tests=tests), doubt)
+        if steering and not is_alone:
+            tests, hidden = _controlled(court, arguments, base, tests, changes, steering)
+            ruled = hidden or ruled
     return dataclasses.replace(
         blank,
         **dataclasses.asdict(ruled),
@@ -192,6 +199,40 @@ def _replaced(patched: Sequence[str], base: BaseTests) -> Doubt | None:
     return Doubt(
         f"the patched code replaces `{new[0]}`, which decides what passes",
         "leave pytest's own functions as they are",
+        Cause.UNTRUSTED,
+    )
+
+
+def _altered(seen: Observed, base: BaseTests, changed: Set[str]) -> Doubt | None:
+    """Return that a test passed which is not the one that is written in its file, if one did."""
+    altered = delta.find_altered(base, seen.report.tests, seen.report.codes, changed)
+    if not altered:
+        return None
+    return Doubt(
+        f"`{altered[0]}` passed, but what ran is not what its file says, and the file is the "
+        "base's: something changed it on the way",
+        "let the code leave the tests as they are written",
+        Cause.UNTRUSTED,
+    )
+
+
+def _reaching(seen: Observed, base: BaseTests, court: Court) -> Doubt | None:
+    """Return that code under test looked for what judges it, if it did and the base's does not.
+
+    With the collector it finds the report, and can write the rest of it. Tests may look for
+    leaks; where the patch changes them, the base's version is run too.
+    """
+    before, after = court.candidate.before, court.candidate.after
+    # The report may be forged: what it names as tests does not count.
+    tests = control.find_control(before, after, base.files, PYTEST_NEEDS, court.read)
+    known = base.reached | base.files | set(map(os.fsdecode, tests))
+    new = [path for path in sorted(seen.report.reached) if path not in known]
+    if not new:
+        return None
+    return Doubt(
+        f"the patched code calls `{seen.report.reached[new[0]]}` in `{new[0]}`: what asks for all "
+        "objects may change what is reported",
+        f"do without it; {ruling.ALLOW}",
         Cause.UNTRUSTED,
     )
 
@@ -372,8 +413,8 @@ def _red_under_control(
     if where.id == where.base_tree:
         return base.red
     seen = court.observe(where, arguments, expected=base.red)
-    if seen.doubt is not None:
-        return seen.doubt
+    if doubt := seen.doubt or _altered(seen, base, frozenset()):
+        return doubt
     red = seen.red - delta.unexpected_passes(base, seen.report.tests)
     alone: frozenset[str] = frozenset()
     for _ in range(court.recipe.reruns if len(red) <= _MOST_RERUN else 0):

@@ -138,10 +138,7 @@ def test_a_skip_that_is_new_proves_nothing(box: GitBox) -> None:
 
 
 WEAKER = GREEN.replace("double(4) == 8", "double(4)")
-HIDES = (
-    "import pytest\n\n\n@pytest.hookimpl(hookwrapper=True)\ndef pytest_pyfunc_call(pyfuncitem):\n"
-    "    outcome = yield\n    outcome.force_result(True)\n"
-)
+HIDES = "def pytest_pyfunc_call():\n    return True\n"
 
 
 @pytest.mark.parametrize(
@@ -486,3 +483,125 @@ def test_what_a_command_makes_is_there_for_the_base_too(box: GitBox) -> None:
     verdict = judged(box, engine, BREAK)
     assert verdict.outcome is Outcome.FAILED
     assert categories(verdict)["tests/test_made.py::test_made"] == "passed"
+
+
+ALTERING = {
+    "overwritten": "import pathlib\npath = pathlib.Path('tests/test_calc.py')\n"
+    "path.write_text(path.read_text().replace('== 8', '>= 8'))\n",
+    "compiled otherwise": "import ast\nparse = ast.parse\n"
+    "ast.parse = lambda source, *a, **k: parse(source.replace(b'== 8', b'>= 8'), *a, **k)\n",
+    "replaced before it ran": "def add(a, b):\n    import sys\n"
+    "    test = sys.modules['test_calc'].test_double\n"
+    "    test.__code__ = (lambda: None).__code__\n    return a + b\n",
+}
+
+
+@pytest.mark.parametrize("how", ALTERING)
+def test_a_test_that_is_not_the_one_that_is_written_proves_nothing(box: GitBox, how: str) -> None:
+    # The base's own conftest runs code under test before any test is read.
+    engine = made(box, {"conftest.py": "import calc\n"})
+    verdict = judged(box, engine, {"calc.py": BREAK["calc.py"] + ALTERING[how]})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    assert "`tests/test_calc.py::test_double` passed, but what ran is not" in verdict.reason
+
+
+LEAVES = (
+    "import gc, os\nfor thing in gc.get_objects():\n    pass\n",
+    "import gc\neach = list(map(gc.get_referrers, [1]))\n",
+)
+
+
+@pytest.mark.parametrize("code", LEAVES)
+def test_code_that_looks_for_what_judges_it_proves_nothing(box: GitBox, code: str) -> None:
+    engine = made(box, {"conftest.py": "import calc\n"})
+    verdict = judged(box, engine, {"calc.py": CALC + code})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    assert "in `calc.py`" in verdict.reason
+    assert judged(box, engine, {"calc.py": CALC + code}, allow_test_changes=True).outcome is (
+        Outcome.PASSED
+    )
+    box.commit({"calc.py": CALC + code})
+    assert judged(box, engine, {"calc.py": SWAP["calc.py"] + code}).outcome is Outcome.PASSED
+
+
+def test_a_new_test_may_look_for_leaks(box: GitBox) -> None:
+    engine = made(box, {})
+    leaks = "import atexit, gc\n\natexit.register(gc.get_objects)\n\n\ndef test_leaks():\n"
+    files = {**SWAP, "tests/test_leaks.py": leaks + "    assert gc.get_objects()\n"}
+    assert result(judged(box, engine, files)) == (Outcome.PASSED, None)
+
+
+STEPS = """
+import sys
+
+
+def step(frame, event, arg):
+    return step
+
+
+sys.settrace(step)
+"""
+
+
+def test_code_that_steps_through_tests_proves_nothing(box: GitBox) -> None:
+    engine = made(box, {})
+    verdict = judged(box, engine, {"calc.py": CALC + STEPS})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    assert "`sys.settrace`" in verdict.reason
+
+
+def test_a_change_of_another_test_hides_no_altered_one(box: GitBox) -> None:
+    engine = made(box, {"conftest.py": "import calc\n", "tests/test_x.py": "def test_x(): pass\n"})
+    files = {
+        "calc.py": BREAK["calc.py"] + ALTERING["overwritten"],
+        "tests/test_x.py": "def test_x():\n    assert 1\n",
+    }
+    assert result(judged(box, engine, files)) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    files["conftest.py"] = "import calc, sys\n"
+    assert judged(box, engine, files).outcome is Outcome.INCONCLUSIVE
+
+
+DECORATED = """\
+import functools
+import unittest
+from unittest import mock
+
+import pytest
+
+from calc import double, kept
+
+
+@kept
+def test_kept():
+    assert double(1) in {1, 2, "a", "b", "c"}
+
+
+@mock.patch("os.getcwd")
+def test_mocked(getcwd):
+    assert not getcwd.called
+
+
+class TestMethods(unittest.TestCase):
+    @mock.patch("os.getcwd")
+    def test_method(self, getcwd):
+        self.assertEqual(double(2), 4)
+
+
+class TestPlain:
+    @staticmethod
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_static(number):
+        assert double(number) == number * 2
+
+    test_partial = functools.partial(lambda self: None, None)
+"""
+
+
+def test_tests_that_are_decorated_are_as_they_are_written(box: GitBox) -> None:
+    # The patch changes what the decorator makes of a test, and settings of how tests compile.
+    code = CALC + "\n\nimport functools\n\n\ndef kept(test):\n    return test\n"
+    wrapping = code.replace("return test\n", "return functools.wraps(test)(lambda: test())\n")
+    engine = made(box, {"calc.py": code, "tests/test_more.py": DECORATED})
+    assert judged(box, engine, {"calc.py": wrapping}).outcome is Outcome.PASSED
+    files = {"calc.py": wrapping, "pytest.ini": "[pytest]\naddopts = --assert=plain\n"}
+    assert judged(box, engine, files).outcome is Outcome.PASSED
