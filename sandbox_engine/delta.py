@@ -7,6 +7,7 @@ outcome, and is missed where it comes less often. All is pure: who ran what is `
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ _SEVERITY = (
     TestOutcome.ERROR,
     TestOutcome.FAILED,
 )
+_PASSING = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{6,}")
+"""Addresses, UUIDs, and numbers as long as those of times."""
 _UNEXPECTED = ("[XPASS(strict)]", "Unexpected success")
 """What pytest says of a test that passes and may not, by its own mark or by `unittest`'s."""
 
@@ -244,15 +247,24 @@ def _paired(lost: Iterable[str], added: Iterable[str], changed: Set[str]) -> dic
     """Return which lost test each added one is, where parameters have names that change.
 
     An address or a time in a node id is another one in every session. In a file that the patch
-    does not change, as many cases of a function as were lost are the same ones.
+    does not change, as many cases of a function as were lost are the same ones, if nothing else in
+    their names differs.
     """
     before, after = _by_function(lost), _by_function(added)
     return {
         new: old
         for function, olds in before.items()
-        if len(after.get(function, ())) == len(olds) and file_of(function) not in changed
-        for new, old in zip(after[function], olds, strict=True)
+        if file_of(function) not in changed
+        and sorted(map(_lasting, olds)) == sorted(map(_lasting, after.get(function, ())))
+        for old, new in zip(
+            sorted(olds, key=_lasting), sorted(after[function], key=_lasting), strict=True
+        )
     }
+
+
+def _lasting(node_id: str) -> str:
+    """Return a node id without what may be another one in every session."""
+    return _PASSING.sub("*", node_id)
 
 
 def _by_function(node_ids: Iterable[str]) -> dict[str, list[str]]:

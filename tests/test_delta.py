@@ -131,6 +131,10 @@ def test_names_that_change_in_every_session_are_the_same_cases() -> None:
     changed = compared(base, after, changed={"t.py"}, removed=base.keys())
     assert changed["t.py::test[0x3]"] is Category.NEW_FAILED
     assert changed["t.py::test[0x1]"] is Category.REMOVED
+    named = compared(
+        {"t.py::test[beta]": P}, {"t.py::test[gamma]": P}, removed={"t.py::test[beta]"}
+    )
+    assert named == {"t.py::test[gamma]": Category.NEW_PASSED, "t.py::test[beta]": Category.REMOVED}
     fewer = compared(base, {"t.py::test[0x3]": P, "t.py::other": P})
     assert fewer["t.py::test[0x1]"] is fewer["t.py::test[0x2]"] is Category.VANISHED
 
