@@ -27,10 +27,15 @@ from sandbox_engine.errors import (
     UsageError,
 )
 from sandbox_engine.receipt import Receipt
-from sandbox_engine.recipe import Recipe, Step, StepKind
+from sandbox_engine.recipe import Demands, Recipe, Step, StepKind
 from sandbox_engine.verdict import (
+    AtomRecord,
     Author,
+    Category,
+    Cause,
+    Culprit,
     EditRecord,
+    Explanation,
     Finding,
     Outcome,
     StepResult,
@@ -42,13 +47,19 @@ from sandbox_engine.verdict import (
 from sandbox_engine.version import VERSION as __version__
 
 __all__ = [
+    "AtomRecord",
     "Author",
+    "Category",
+    "Cause",
     "CommandMissingError",
     "Config",
     "ConfigError",
+    "Culprit",
+    "Demands",
     "DiskFullError",
     "EditRecord",
     "Engine",
+    "Explanation",
     "Finding",
     "GitError",
     "IsolationError",

@@ -273,6 +273,8 @@ def _number(source: str, key: str, kind: str, value: Any) -> int | float:
             return number
     if key == "max_new_skips":
         raise _wrong(source, key, "a share from 0 to 1")
+    if key in _MAY_BE_ZERO:
+        raise _wrong(source, key, "a whole number, 0 or more")
     raise _wrong(source, key, "a positive whole number" if kind == "int" else "a positive number")
 
 
@@ -306,19 +308,21 @@ def _strategy(name: str, table: Any, config: Config, source: str) -> Recipe:
 def _demands(table: Mapping[str, Any], key: str, config: Config, source: str) -> Demands:
     share = {k: v for k, v in table.items() if k == "max_new_skips"}
     return Demands(
-        required(_texts(source, f"{key}.require", table.get("require", [])), f"`{source}`: {key}"),
+        required(
+            _texts(source, f"{key}.require", table.get("require", [])), f"`{source}`, {key}: "
+        ),
         _texts(source, f"{key}.keep", table.get("keep", [])),
         _flag(source, f"{key}.allow_test_changes", table.get("allow_test_changes", False)),
         _apply(config, share, source).max_new_skips,
     )
 
 
-def required(words: Iterable[str], source: str) -> tuple[str, ...]:
+def required(words: Iterable[str], where: str = "") -> tuple[str, ...]:
     """Return the node ids of `fixed:NODEID` words; raise UsageError for another word."""
     for word in words:
         if not word.removeprefix(_FIXED) or not word.startswith(_FIXED):
             raise UsageError(
-                f"{source} requires `{word}`, which is nothing that can be required",
+                f"{where}`{word}` is nothing that can be required",
                 remedy=f"write `{_FIXED}` and the node id of a test that fails without the patch",
             )
     return tuple(word.removeprefix(_FIXED) for word in words)

@@ -12,8 +12,10 @@ import fnmatch
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
+from sandbox_engine import delta, removal
 from sandbox_engine.patch import File
 
 _NAMES = (
@@ -26,42 +28,121 @@ _METADATA = (".egg-info", ".dist-info")
 """They may name plugins that pytest loads by itself."""
 _TEST_FOLDERS = frozenset({"test", "testing"})
 """These hold tests at the top of a repository; deeper they are often packages of the project."""
+_LIKE_TESTS = re.compile(r"(.*[-_.])?tests?([-_.].*)?|testsuite", re.IGNORECASE)
+"""Folders so named are of tests where some of these come from there."""
+_TEST_DATA = re.compile(r"tests?[-_]?data", re.IGNORECASE)
 _PLUGIN = re.compile(r"(?<![\w-])-p[\s=]*([\w.]+)")
 
 
 def find_control(
     before: Mapping[bytes, File | None],
     after: Mapping[bytes, File | None],
-    collected: Set[str],
+    tests: Set[str],
     needs: Set[str],
     read: Callable[[bytes], File | None],
+    arguments: Sequence[str] = (),
 ) -> tuple[bytes, ...]:
     """Return those of the changed paths that steer the tests.
 
-    `collected` are the files that tests come from, `needs` the top-level modules that pytest
-    imports. `read` returns a file of the candidate.
+    `tests` are node ids, or files that tests come from, `needs` the top-level modules that pytest
+    imports. `read` returns a file of the candidate. `arguments` are those of pytest.
     """
-    plugins = _plugins(before, after, read)
+    plugins = _plugins(before, after, read) | _enabled(" ".join(arguments).encode())
+    collected = frozenset(map(delta.file_of, tests))
+    folders = frozenset(filter(_is_like_tests, _above(collected)))
+    inherited = _Inherited(tests, read)
 
     def steers(path: bytes) -> bool:
         name = os.fsdecode(path)
         return (
             name in collected
             or _is_named_so(name, needs)
+            or not folders.isdisjoint(_above([name]))
             or _changes_settings(name, before.get(path), after.get(path))
             or _is_plugin(name, plugins)
+            or inherited.come_from(name, before.get(path))
+            or _has_fixtures(name, before.get(path))
         )
 
     return tuple(path for path in sorted(after) if steers(path))
+
+
+def _above(paths: Iterable[str]) -> Iterator[str]:
+    """Yield the folders above each of `paths`."""
+    for path in paths:
+        while path := path.rpartition("/")[0]:
+            yield path
+
+
+def _is_like_tests(folder: str) -> bool:
+    return _LIKE_TESTS.fullmatch(folder.rpartition("/")[2]) is not None
+
+
+def _has_fixtures(path: str, file: File | None) -> bool:
+    """Tell whether a file of the base defines fixtures: a `conftest.py` may import it."""
+    if file is None or not path.endswith(".py") or b"fixture" not in file.content:
+        return False
+    try:
+        module = ast.parse(file.content)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return any(
+        _is_fixture(decorator)
+        for node in ast.walk(module)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for decorator in node.decorator_list
+    )
+
+
+def _is_fixture(decorator: ast.expr) -> bool:
+    named = decorator.func if isinstance(decorator, ast.Call) else decorator
+    name = named.attr if isinstance(named, ast.Attribute) else getattr(named, "id", "")
+    return name in ("fixture", "yield_fixture")
+
+
+class _Inherited:
+    """The tests that are written elsewhere than in the file that they come from."""
+
+    def __init__(self, tests: Set[str], read: Callable[[bytes], File | None]) -> None:
+        self._files = defaultdict[str, set[str]](set)
+        for test in tests:
+            _, _, name = delta.function_of(test).rpartition("::")
+            self._files[name].add(delta.file_of(test))
+        self._read = read
+
+    def come_from(self, path: str, file: File | None) -> bool:
+        """Tell whether a file of the base has a function that is a test of another file."""
+        if file is None or not path.endswith(".py"):
+            return False
+        written = {name.rpartition(".")[2] for name in removal.defined(file.content)}
+        return any(
+            not self._is_written(name, other)
+            for name in written & self._files.keys()
+            for other in self._files[name]
+        )
+
+    def _is_written(self, name: str, path: str) -> bool:
+        file = self._read(os.fsencode(path))
+        found = removal.defined(file.content if file else None)
+        return any(function.rpartition(".")[2] == name for function in found)
+
+
+def is_test_file(path: str) -> bool:
+    """Tell whether a file is of tests alone, by its name and where it lies."""
+    *folders, name = path.split("/")
+    return (
+        any(fnmatch.fnmatchcase(name, pattern) for pattern in _NAMES)
+        or "tests" in folders
+        or any(map(_TEST_DATA.fullmatch, folders))
+        or not _TEST_FOLDERS.isdisjoint(folders[:1])
+    )
 
 
 def _is_named_so(path: str, needs: Set[str]) -> bool:
     *folders, name = path.split("/")
     top = {*folders[:2], name.removesuffix(".py")}
     return (
-        any(fnmatch.fnmatchcase(name, pattern) for pattern in _NAMES)
-        or "tests" in folders
-        or not _TEST_FOLDERS.isdisjoint(folders[:1])
+        is_test_file(path)
         or any(folder.endswith(_METADATA) for folder in (*folders, name))
         or not _STARTED_FIRST.isdisjoint(top)
         or (len(folders) < 2 and name.removesuffix(".py") in needs)

@@ -7,6 +7,7 @@ outcome, and is missed where it comes less often. All is pure: who ran what is `
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -15,8 +16,6 @@ from typing import Any
 from sandbox_engine.verdict import Category, TestOutcome, TestRecord
 
 _GREEN = (TestOutcome.PASSED, TestOutcome.XPASSED)
-_XPASSED_STRICTLY = ("[XPASS(strict)]", "Unexpected success")
-"""What pytest says of a test that must fail, by its mark or as unittest has it, and passes."""
 _SEVERITY = (
     TestOutcome.PASSED,
     TestOutcome.XPASSED,
@@ -25,6 +24,10 @@ _SEVERITY = (
     TestOutcome.ERROR,
     TestOutcome.FAILED,
 )
+_PASSING = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{6,}")
+"""Addresses, UUIDs, and numbers as long as those of times."""
+_UNEXPECTED = ("[XPASS(strict)]", "Unexpected success")
+"""What pytest says of a test that passes and may not, by its own mark or by `unittest`'s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,9 @@ class BaseTests:
     id came, where that is more than once. `flaky` are those that ended now so, now otherwise,
     `steady` says how often those that stayed green were run again.
     `broken` are the files and folders that could not be collected. `patched` are the functions of
-    pytest that the base's own code replaces. `is_gated` says that pytest ended with 1 although
-    no test failed.
+    pytest that the base's own code replaces. `codes` has a digest of the code of each test
+    function that ran. `reached` are the files that asked the interpreter for all its objects.
+    `is_gated` says that pytest ended with 1 although no test failed.
     """
 
     outcomes: Mapping[str, TestOutcome | None] = field(default_factory=dict)
@@ -45,6 +49,8 @@ class BaseTests:
     steady: Mapping[str, int] = field(default_factory=dict)
     broken: frozenset[str] = frozenset()
     patched: frozenset[str] = frozenset()
+    codes: Mapping[str, str] = field(default_factory=dict)
+    reached: frozenset[str] = frozenset()
     is_gated: bool = False
 
     @property
@@ -70,6 +76,8 @@ class BaseTests:
             "steady": dict(self.steady),
             "broken": sorted(self.broken),
             "patched": sorted(self.patched),
+            "codes": dict(self.codes),
+            "reached": sorted(self.reached),
             "is_gated": self.is_gated,
         }
 
@@ -87,6 +95,8 @@ class BaseTests:
             record["steady"],
             frozenset(record["broken"]),
             frozenset(record["patched"]),
+            record["codes"],
+            frozenset(record["reached"]),
             record["is_gated"],
         )
 
@@ -114,6 +124,35 @@ def base_tests(
         {node: count for node, count in counts.items() if count > 1},
         broken=frozenset(error.node_id for error in broken),
     )
+
+
+def codes_by_function(codes: Mapping[str, str]) -> dict[str, str]:
+    """Return the digest of each test's code, without parameters, where it is known and one."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for node, code in codes.items():
+        found[function_of(node)].add(code)
+    return {
+        name: next(iter(known))
+        for name, known in found.items()
+        if len(known) == 1 and "" not in known
+    }
+
+
+def find_altered(
+    base: BaseTests, tests: Iterable[TestRecord], codes: Mapping[str, str], changed: Set[str]
+) -> list[str]:
+    """Return the tests that passed and ran other code than the base's, or none, from the same file.
+
+    `codes` has digests of what ran, `changed` are the files that the patch changes.
+    """
+    passed = [test.node_id for test in tests if test.is_green]
+    return [
+        node
+        for node in passed
+        if file_of(node) not in changed
+        and (code := base.codes.get(function_of(node))) is not None
+        and codes.get(node) != code
+    ]
 
 
 def file_of(node_id: str) -> str:
@@ -192,11 +231,11 @@ def _lost(
         node
         for node, name in names.items()
         if counts[name] < base.repeated.get(node, 1)
-        and not any(part in errors for part in _parents(name))
+        and not any(part in errors for part in parents(name))
     ]
 
 
-def _parents(node_id: str) -> Iterator[str]:
+def parents(node_id: str) -> Iterator[str]:
     """Yield the file of a test and the folders above it, all of which may fail to be collected."""
     path = file_of(node_id)
     while path:
@@ -208,15 +247,24 @@ def _paired(lost: Iterable[str], added: Iterable[str], changed: Set[str]) -> dic
     """Return which lost test each added one is, where parameters have names that change.
 
     An address or a time in a node id is another one in every session. In a file that the patch
-    does not change, as many cases of a function as were lost are the same ones.
+    does not change, as many cases of a function as were lost are the same ones, if nothing else in
+    their names differs.
     """
     before, after = _by_function(lost), _by_function(added)
     return {
         new: old
         for function, olds in before.items()
-        if len(after.get(function, ())) == len(olds) and file_of(function) not in changed
-        for new, old in zip(after[function], olds, strict=True)
+        if file_of(function) not in changed
+        and sorted(map(_lasting, olds)) == sorted(map(_lasting, after.get(function, ())))
+        for old, new in zip(
+            sorted(olds, key=_lasting), sorted(after[function], key=_lasting), strict=True
+        )
     }
+
+
+def _lasting(node_id: str) -> str:
+    """Return a node id without what may be another one in every session."""
+    return _PASSING.sub("*", node_id)
 
 
 def _by_function(node_ids: Iterable[str]) -> dict[str, list[str]]:
@@ -240,7 +288,7 @@ def _compared(
 ) -> TestRecord:
     is_new = old is None
     before = None if old is None else base.outcomes[old]
-    if any(part in base_broken for part in _parents(test.node_id)):
+    if any(part in base_broken for part in parents(test.node_id)):
         is_new, before = False, TestOutcome.ERROR
     assert test.outcome is not None
     is_flaky = old in base.flaky
@@ -282,27 +330,6 @@ def green(tests: Iterable[TestRecord]) -> frozenset[str]:
     return frozenset(test.node_id for test in _folded(tests) if test.outcome in _GREEN)
 
 
-def names_before(base: BaseTests, tests: Sequence[TestRecord]) -> dict[str, str]:
-    """Return what the base calls those of its own tests that have another name in this session."""
-    lost = _lost(base, {node: node for node in base.outcomes}, tests, frozenset())
-    added = [test.node_id for test in _folded(tests) if test.node_id not in base.outcomes]
-    return _paired(lost, added, frozenset())
-
-
-def passing_strictly(base: BaseTests, tests: Iterable[TestRecord]) -> frozenset[str]:
-    """Return the ids of the tests that are red because they pass, though they are to fail.
-
-    Code under test could write the message. It would gain nothing: on the base these are expected
-    to fail, and so a failure of theirs counts for nothing.
-    """
-    return frozenset(
-        test.node_id
-        for test in _folded(tests)
-        if base.outcomes.get(test.node_id) is TestOutcome.XFAILED
-        and (test.message or "").startswith(_XPASSED_STRICTLY)
-    )
-
-
 def failing(known: BaseTests, names: Mapping[str, str]) -> dict[str, bool]:
     """Return for each key of `names` whether the test that is its value fails.
 
@@ -311,13 +338,23 @@ def failing(known: BaseTests, names: Mapping[str, str]) -> dict[str, bool]:
     found = {}
     for test, node in names.items():
         outcome = known.outcomes.get(node)
-        if any(part in known.broken for part in _parents(node)):
+        if any(part in known.broken for part in parents(node)):
             found[test] = True
         elif outcome is not None and (outcome.is_red or outcome in _GREEN):
             found[test] = outcome.is_red
         elif "::" not in node and node in known.files:
             found[test] = False
     return found
+
+
+def unexpected_passes(base: BaseTests, tests: Iterable[TestRecord]) -> frozenset[str]:
+    """Return the tests that are red because they pass, and were expected to fail on the base."""
+    return frozenset(
+        test.node_id
+        for test in tests
+        if base.outcomes.get(test.node_id) is TestOutcome.XFAILED
+        and (test.message or "").startswith(_UNEXPECTED)
+    )
 
 
 def newly_skipped(tests: Iterable[TestRecord]) -> list[TestRecord]:

@@ -112,7 +112,7 @@ class Engine:
         """
         try:
             recipe = self.config.recipe(strategy).demanding(
-                required(require, "the caller"), tuple(keep), allow_test_changes=allow_test_changes
+                required(require), tuple(keep), allow_test_changes=allow_test_changes
             )
             return self._validate(
                 patch, base, recipe, format, match, explain=explain, use_cache=use_cache
@@ -162,7 +162,7 @@ class Engine:
         *,
         use_cache: bool,
     ) -> Verdict:
-        run = Run(self.store, self.cache, self.config, candidate, recipe)
+        run = Run(self.store, self.cache, self.config, candidate, recipe, use_cache=use_cache)
         blank = Verdict(
             Outcome.REJECTED,
             recipe.name,

@@ -31,10 +31,12 @@ class PytestReport:
 
     `started` says that pytest's session started, not only the probe. `ids` are the collected tests
     and `collected` is their number, None when collection did not come that far; `modules` maps each
-    first-party module to the file it was loaded from; `collect_errors` are records whose node id is
+    first-party module to the file it was loaded from; `codes` has a digest of the code of each test
+    that ran, "" for code of other files than its own; `collect_errors` are records whose node id is
     a file or a folder; `sources` are those of the environment that were loaded, `rewritten` those
     whose assertions pytest rewrites. `patched` names functions of pytest and its like that were
-    replaced, and not by a plugin of the environment: the first ones where there are many.
+    replaced, and not by a plugin of the environment: the first ones where there are many. `reached`
+    maps files of code that asked the interpreter for objects it was not given to what it called.
     """
 
     started: bool = False
@@ -43,6 +45,7 @@ class PytestReport:
     python: str = ""
     pytest: str = ""
     tests: tuple[TestRecord, ...] = ()
+    codes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     ids: tuple[str, ...] = ()
     collected: int | None = None
     collect_errors: tuple[TestRecord, ...] = ()
@@ -50,6 +53,7 @@ class PytestReport:
     sources: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
     patched: tuple[str, ...] = ()
+    reached: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     torn: str | None = None
 
 
@@ -66,6 +70,7 @@ class _Reading:
     start: tuple[str, str] | None = None
     exit_code: int | None = None
     tests: list[TestRecord] = field(default_factory=list)
+    codes: dict[str, str] = field(default_factory=dict)
     ids: tuple[str, ...] | None = None
     has_all_ids: bool = False
     collect_errors: list[TestRecord] = field(default_factory=list)
@@ -73,6 +78,7 @@ class _Reading:
     sources: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
     patched: tuple[str, ...] | None = None
+    reached: dict[str, str] = field(default_factory=dict)
 
     def take(self, line: Mapping[str, Any]) -> None:
         kind = line.get("kind")
@@ -88,9 +94,11 @@ class _Reading:
             case "collect-error":
                 self.collect_errors.append(_record(line, TestOutcome.ERROR, 0.0))
             case "test":
-                self.tests.append(_record(line, _outcome(line), _duration(line)))
+                self._take_test(line)
             case "environment":
                 self._take_sources(line)
+            case "reached":
+                self.reached[_text(line, "path")] = _text(line, "call")
             case "patched":
                 self._take_patched(line)
             case "modules":
@@ -105,7 +113,8 @@ class _Reading:
             raise _Torn("it goes on after its end")
         if (kind == "begin") == self.has_begun:
             raise _Torn("two probes wrote it" if self.has_begun else "it has no beginning")
-        if kind != "begin" and (kind == "start") != (self.start is None):
+        is_anywhere = kind in ("begin", "reached")
+        if not is_anywhere and (kind == "start") != (self.start is None):
             raise _Torn("two sessions wrote it" if kind == "start" else "it has no session")
 
     def _take_nonce(self, line: Mapping[str, Any]) -> None:
@@ -119,6 +128,12 @@ class _Reading:
         more = tuple(_clean(node_id, MAX_ID_CHARS) for node_id in ids)
         self.ids = (self.ids or ()) + more
         self.has_all_ids = line.get("more") is not True
+
+    def _take_test(self, line: Mapping[str, Any]) -> None:
+        test = _record(line, _outcome(line), _duration(line))
+        self.tests.append(test)
+        if line.get("code") is not None:
+            self.codes[test.node_id] = _text(line, "code")
 
     def _take_sources(self, line: Mapping[str, Any]) -> None:
         both = line.get("sources"), line.get("rewritten")
@@ -162,6 +177,7 @@ class _Reading:
             python=python,
             pytest=pytest,
             tests=tuple(self.tests),
+            codes=MappingProxyType(self.codes),
             ids=self.ids or (),
             collected=None if self.ids is None else len(self.ids),
             collect_errors=tuple(self.collect_errors),
@@ -169,6 +185,7 @@ class _Reading:
             sources=self.sources,
             rewritten=self.rewritten,
             patched=self.patched or (),
+            reached=MappingProxyType(self.reached),
             torn=torn,
         )
 

@@ -27,6 +27,8 @@ PYTEST_NEEDS = frozenset(
     {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli"}
 )
 _NAMED = 5
+_USAGE_ERROR = 4
+"""The exit code of pytest when its command line, settings or first `conftest.py` are no good."""
 _FEW = 50
 """So many tests are not worth the start of workers."""
 _OUTPUT_SHOWN = 8_000
@@ -84,6 +86,13 @@ class Observed:
     done: Completed
     report: PytestReport
     doubt: Doubt | None
+
+    @property
+    def refusal(self) -> str | None:
+        """What pytest said when it refused to start: a `conftest.py` cannot be imported, say."""
+        if self.report.started or self.report.torn or self.done.code != _USAGE_ERROR:
+            return None
+        return _last_line(self.done).removeprefix(": ") or "pytest did not start"
 
     @property
     def red(self) -> frozenset[str]:
@@ -155,11 +164,8 @@ def _run(
             # Without settings in the tree pytest would look into the folder above too.
             f"--confcutdir={sandbox.root}",
             "--color=no",
-            # One error or failure must not hide what the other tests would have told.
-            "--continue-on-collection-errors",
-            "--maxfail=0",
             *parallel,
-            *arguments,
+            *_to_the_end(arguments),
         ],
         limits,
         input=_settings(sandbox, session, nonce, only),
@@ -167,6 +173,16 @@ def _run(
         on_report=reader.feed,
     )
     return done, reader.report()
+
+
+def _to_the_end(arguments: Sequence[str]) -> list[str]:
+    """Return `arguments` with what overrules their `-x`.
+
+    One error or failure must not hide what the other tests would have told.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = ("--continue-on-collection-errors", "--maxfail=0")
+    return [*arguments[:end], *options, *arguments[end:]]
 
 
 def _settings(sandbox: Sandbox, session: Session, nonce: str, only: Sequence[str] | None) -> bytes:

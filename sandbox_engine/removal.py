@@ -84,18 +84,18 @@ def find_removed(
     """
 
     @functools.cache
-    def defined(path: str) -> tuple[frozenset[str], frozenset[str]]:
+    def both(path: str) -> tuple[frozenset[str], frozenset[str]]:
         """The functions of a file of the base, and of what it is now."""
-        now = _defined(read(changes.renames.get(path, path)))
-        return (_defined(changes.before[path]) if path in changes.before else now), now
+        now = defined(read(changes.renames.get(path, path)))
+        return (defined(changes.before[path]) if path in changes.before else now), now
 
-    return frozenset(node for node in lost if _is_removed(node, changes, defined))
+    return frozenset(node for node in lost if _is_removed(node, changes, both))
 
 
 def _is_removed(
     node_id: str,
     changes: Changes,
-    defined: Callable[[str], tuple[frozenset[str], frozenset[str]]],
+    functions: Callable[[str], tuple[frozenset[str], frozenset[str]]],
 ) -> bool:
     path, function = file_of(node_id), function_of(node_id)
     is_changed = path in changes.after
@@ -103,7 +103,7 @@ def _is_removed(
         return True
     if is_changed and not path.endswith(".py"):
         return True
-    before, after = defined(path)
+    before, after = functions(path)
     name = function[len(path) + 2 :].replace("::", ".")
     if name in before:
         # Where it is still written, only its cases may have become fewer.
@@ -131,7 +131,7 @@ def _are_named_by(names: str, words: frozenset[str]) -> bool:
     return not words.isdisjoint(_words(names))
 
 
-def _defined(source: bytes | None) -> frozenset[str]:
+def defined(source: bytes | None) -> frozenset[str]:
     """Return the dotted names of all functions of a module, whatever they are nested in.
 
     Methods that a class inherits from another of the module are its own too, and what has an

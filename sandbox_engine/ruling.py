@@ -20,7 +20,7 @@ _NAMED = 5
 _RAN = (TestOutcome.PASSED, TestOutcome.FAILED, TestOutcome.ERROR, TestOutcome.XPASSED)
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^'.]+)")
 _NO_SPACE = re.compile(r"\[Errno 28\]|No space left on device")
-_ALLOW = "if that is meant, allow it: `--allow-test-changes`"
+ALLOW = "if that is meant, allow it: `--allow-test-changes`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,18 @@ def tampered(tests: Iterable[TestRecord]) -> Ruling | None:
         Cause.TAMPERED,
         f"{_count(found, 'test')} {_verb(found, 'fail')} with the base's version of the tests, "
         f"and not with the patch's: {_named(found)}",
-        f"let the code pass the tests as they were; {_ALLOW}",
+        f"let the code pass the tests as they were; {ALLOW}",
+    )
+
+
+def inseparable(tests: Sequence[str]) -> Ruling:
+    """Return that tests cannot be tried as they were: they lie among code that changes too."""
+    more = f" and {len(tests) - 1} more" if len(tests) > 1 else ""
+    return _doubtful(
+        Cause.TAMPERED,
+        f"the patch changes code and a test in the same file, so the code cannot be tried with "
+        f"the test as it was: {tests[0]}{more}",
+        f"leave the test as it is; {ALLOW}",
     )
 
 
@@ -87,7 +98,7 @@ def uncontrolled(reason: str) -> Ruling:
     return _doubtful(
         Cause.TAMPERED,
         f"with the base's version of the tests the patched code cannot be tested: {reason}",
-        f"let the code pass the tests as they were; {_ALLOW}",
+        f"let the code pass the tests as they were; {ALLOW}",
     )
 
 
@@ -219,6 +230,12 @@ def _unproved(tests: Sequence[TestRecord], session: Session) -> Ruling | None:
             "no test ran, so nothing was proved",
             "check `testpaths` and the step's arguments",
         )
+    if not any(test.is_green for test in tests):
+        return _doubtful(
+            Cause.UNPROVED,
+            "no test passed, so nothing was proved: all that ran fail on the base too",
+            "mend the base first",
+        )
     if session.reported < session.collected:
         return _doubtful(
             Cause.UNPROVED,
@@ -259,7 +276,7 @@ def _skipped(tests: Sequence[TestRecord], demands: Demands, session: Session) ->
         Cause.SKIPPED,
         f"{_count(found, 'test')} that the base runs {are} skipped, or expected to fail: "
         f"{_named(found)}",
-        "let them run, or raise `max_new_skips`" + (f"; {_ALLOW}" if session.steers else ""),
+        "let them run, or raise `max_new_skips`" + (f"; {ALLOW}" if session.steers else ""),
     )
 
 

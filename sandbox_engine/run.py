@@ -6,6 +6,7 @@ A rejected or a known candidate asks for little of it, and so costs little.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -64,12 +65,29 @@ from sandbox_engine.version import VERSION
 _LOCK_FILE = re.compile(rb"requirements.*\.txt|(poetry|uv|pdm|Pipfile)\.lock")
 
 
+@functools.cache
+def _platform() -> str:
+    """Return the system, its machine and its C library: what to find that out reads a program."""
+    system = platform.uname()
+    parts = (system.system, system.release, system.machine, *platform.libc_ver())
+    return " ".join(filter(None, parts))
+
+
 class Run:
     """A candidate, a recipe, and where to look for the rest."""
 
     def __init__(
-        self, store: Store, cache: Cache, config: Config, candidate: CandidateTree, recipe: Recipe
+        self,
+        store: Store,
+        cache: Cache,
+        config: Config,
+        candidate: CandidateTree,
+        recipe: Recipe,
+        *,
+        use_cache: bool = True,
     ) -> None:
+        """Take what all else is found out from; without `use_cache` the base is run anew."""
+        self._use_cache = use_cache
         self._store = store
         self._cache = cache
         self._config = config
@@ -174,12 +192,10 @@ class Run:
         """What can be named of the environment, as facts that a person can compare or digests."""
         interpreter = self.interpreter
         version = ".".join(map(str, interpreter.version))
-        system = platform.uname()
-        libc = " ".join(platform.libc_ver())
         return {
             "interpreter": f"{interpreter.implementation} {version} {interpreter.executable}",
             "distributions": interpreter.distributions,
-            "platform": f"{system.system} {system.release} {system.machine} {libc}".rstrip(),
+            "platform": _platform(),
             "isolation": str(self.tier),
         }
 
@@ -240,9 +256,10 @@ class Run:
 
     def test_control(self, results: Iterable[StepResult]) -> tuple[str, ...]:
         """Return those of the changed paths that steer the tests, as text that is safe to show."""
-        collected = {delta.file_of(test.node_id) for step in results for test in step.tests}
+        tests = {test.node_id for step in results for test in step.tests}
         before, after = self.candidate.before, self.candidate.after
-        found = control.find_control(before, after, collected, PYTEST_NEEDS, self._read)
+        words = [word for step in self.recipe.steps for word in step.args]
+        found = control.find_control(before, after, tests, PYTEST_NEEDS, self._read, words)
         return tuple(path.decode("utf-8", "backslashreplace") for path in found)
 
     def explain(
@@ -266,7 +283,12 @@ class Run:
                 some = build(edits)
                 return None if some is None else self._failing(observe, failed, some, tests)
 
-            return explain(count, tests, try_subset, self._config.explain_runs)
+            alone = self._failing(observe, failed, tree.unchanged(self.candidate), tests) or {}
+            # What needs an earlier test fails with any edits, and without one.
+            fit = [test for test in tests if alone.get(test) is False]
+            told = explain(count, fit, try_subset, self._config.explain_runs)
+            unfit = (test for test in tests if test not in fit)
+            return dataclasses.replace(told, unexplained=(*told.unexplained, *unfit))
 
     def _failing(
         self, observe: Observe, step: Step, some: CandidateTree, tests: Sequence[str]
@@ -275,8 +297,6 @@ class Run:
 
         A test that does not run is left out. What becomes of the tests of a tree is kept.
         """
-        if not some.after:
-            return dict.fromkeys(tests, False)
         names = trial.names_in(some, self.candidate, tests)
         key = f"{self._base_key([step.name, *step.args, *names.values()])} {some.id}"
         known = self._cache.find_base(key)
@@ -324,16 +344,19 @@ class Run:
     def _known(self, observe: Observe, arguments: Sequence[str]) -> BaseTests | Doubt:
         """Return what the base's tests do; several that want to know wait for the first."""
         key = self._base_key(arguments)
-        if known := self._cache.find_base(key):
+        if known := self._find_base(key):
             return known
         with self._alone(key):
-            if known := self._cache.find_base(key):
+            if known := self._find_base(key):
                 return known
             base = tree.unchanged(self.candidate)
             found = trial.find_base(observe, base, arguments, self.recipe.reruns)
             if isinstance(found, BaseTests) and not found.broken:
                 self._keep_base(key, found)
             return found
+
+    def _find_base(self, key: str) -> BaseTests | None:
+        return self._cache.find_base(key) if self._use_cache else None
 
     def _learn(self, arguments: Sequence[str], red: Set[str], green: Mapping[str, int]) -> None:
         """Remember what became of the base's tests when they were run again."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandbox_engine import control, delta, removal, ruling, tree
+from sandbox_engine import control, delta, mixed, removal, ruling, tree
 from sandbox_engine.delta import BaseTests
 from sandbox_engine.patch import File
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Doubt, Observed, tail
@@ -23,14 +23,22 @@ from sandbox_engine.recipe import Recipe
 from sandbox_engine.removal import Changes
 from sandbox_engine.ruling import Ruling
 from sandbox_engine.tree import CandidateTree
-from sandbox_engine.verdict import Category, Cause, Outcome, StepResult, TestRecord
+from sandbox_engine.verdict import (
+    Category,
+    Cause,
+    Outcome,
+    StepResult,
+    TestOutcome,
+    TestRecord,
+)
 
 _MOST_RERUN = 50
-"""Of so many tests that fail at once, the others fail with them."""
-_BASE_RERUNS = 8
+"""Of so many tests that fail at once, the others fail with them if one of these does."""
+_BASE_RERUNS = 4
+"""For each rerun with the patch so many without it: where that are eight, a test that fails in
+half of all sessions has failed by then, but for one in 256."""
 _BASE_RERUN_S = 10.0
-"""The base's tests run again once, and up to eight times while that takes no longer: a test that
-fails in half of all sessions has failed by then, but for one in 256."""
+"""When it took longer than this, no further one of them is begun."""
 _FULL_RERUNS = 2
 
 
@@ -86,6 +94,8 @@ def find_base(
         found,
         flaky=frozenset(flaky),
         patched=frozenset(report.patched),
+        codes=delta.codes_by_function(report.codes),
+        reached=frozenset(report.reached),
         is_gated=seen.done.code == 1 and not found.red,
     )
 
@@ -116,22 +126,25 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
         return file.content if file else None
 
     seen = court.observe(candidate, arguments, expected=base.red)
-    report = seen.report
+    report, records = seen.report, seen.report.tests
     blank = dataclasses.replace(blank, tests=_all(seen), output=tail(seen.done))
-    if doubt := seen.doubt or _replaced(report.patched, base):
+    if seen.refusal is not None and base.outcomes:
+        # It starts without the patch, so that each test fails because of it.
+        records = _refused(base, changes, seen.refusal)
+    elif doubt := seen.doubt or _replaced(report.patched, base):
         return _unjudged(blank, doubt)
     tests = delta.compare(
         base,
-        report.tests,
+        records,
         report.collect_errors,
         renames=changes.renames,
         changed=changes.after.keys(),
         removed=lambda lost: removal.find_removed(lost, changes, read),
     )
     tests, unstable = _settled(court, arguments, base, tests, changes)
-    collected = base.files | set(map(delta.file_of, report.ids))
+    nodes = base.outcomes.keys() | base.broken | set(report.ids)
     before, after = candidate.before, candidate.after
-    steering = control.find_control(before, after, collected, PYTEST_NEEDS, court.read)
+    steering = control.find_control(before, after, nodes, PYTEST_NEEDS, court.read, arguments)
     session = ruling.Session(
         collected=len(report.ids),
         reported=len(report.tests),
@@ -142,9 +155,14 @@ def _try_tests(name: str, court: Court, arguments: Sequence[str], *, is_alone: b
     )
     demands = court.recipe.demands
     ruled = ruling.rule(tests, demands, session, unstable)
-    if ruled.outcome is Outcome.PASSED and steering and not demands.allow_test_changes:
-        tests, hidden = _controlled(court, arguments, base, tests, changes, steering, collected)
-        ruled = hidden or ruled
+    if ruled.outcome is Outcome.PASSED and not demands.allow_test_changes:
+        # Under control it is seen there: settings may change how tests compile.
+        doubt = None if steering else _altered(seen, base, changes.after.keys())
+        if doubt := doubt or _reaching(seen, base, court):
+            return _unjudged(dataclasses.replace(blank, tests=tests), doubt)
+        if steering and not is_alone:
+            tests, hidden = _controlled(court, arguments, base, tests, changes, steering)
+            ruled = hidden or ruled
     return dataclasses.replace(
         blank,
         **dataclasses.asdict(ruled),
@@ -167,6 +185,12 @@ def _all(seen: Observed) -> tuple[TestRecord, ...]:
     return (*seen.report.collect_errors, *seen.report.tests)
 
 
+def _refused(base: BaseTests, changes: Changes, said: str) -> tuple[TestRecord, ...]:
+    """Return a red record for each test of a base whose session the patch keeps from starting."""
+    nodes = (delta.renamed(node, changes.renames) for node in base.outcomes)
+    return tuple(TestRecord(node, TestOutcome.ERROR, message=said) for node in nodes)
+
+
 def _replaced(patched: Sequence[str], base: BaseTests) -> Doubt | None:
     """Return that the patch replaces functions of pytest, if it does; some projects always do."""
     new = [name for name in patched if name not in base.patched]
@@ -175,6 +199,40 @@ def _replaced(patched: Sequence[str], base: BaseTests) -> Doubt | None:
     return Doubt(
         f"the patched code replaces `{new[0]}`, which decides what passes",
         "leave pytest's own functions as they are",
+        Cause.UNTRUSTED,
+    )
+
+
+def _altered(seen: Observed, base: BaseTests, changed: Set[str]) -> Doubt | None:
+    """Return that a test passed which is not the one that is written in its file, if one did."""
+    altered = delta.find_altered(base, seen.report.tests, seen.report.codes, changed)
+    if not altered:
+        return None
+    return Doubt(
+        f"`{altered[0]}` passed, but what ran is not what its file says, and the file is the "
+        "base's: something changed it on the way",
+        "let the code leave the tests as they are written",
+        Cause.UNTRUSTED,
+    )
+
+
+def _reaching(seen: Observed, base: BaseTests, court: Court) -> Doubt | None:
+    """Return that code under test looked for what judges it, if it did and the base's does not.
+
+    With the collector it finds the report, and can write the rest of it. Tests may look for
+    leaks; where the patch changes them, the base's version is run too.
+    """
+    before, after = court.candidate.before, court.candidate.after
+    # The report may be forged: what it names as tests does not count.
+    tests = control.find_control(before, after, base.files, PYTEST_NEEDS, court.read)
+    known = base.reached | base.files | set(map(os.fsdecode, tests))
+    new = [path for path in sorted(seen.report.reached) if path not in known]
+    if not new:
+        return None
+    return Doubt(
+        f"the patched code calls `{seen.report.reached[new[0]]}` in `{new[0]}`: what asks for all "
+        "objects may change what is reported",
+        f"do without it; {ruling.ALLOW}",
         Cause.UNTRUSTED,
     )
 
@@ -202,22 +260,34 @@ def _settled(
     suspects = [test for test in tests if test.category and test.category.is_blamed]
     if not suspects or not court.recipe.reruns:
         return tests, frozenset()
-    left = [test.node_id for test in suspects[:_MOST_RERUN]]
-    alone: set[str] = set()
-    for _ in range(court.recipe.reruns):
-        if left:
-            alone |= _green_again(court.observe(court.candidate, arguments, only=left), left)
-            left = [node for node in left if node not in alone]
+    nodes = [test.node_id for test in suspects]
+    alone = _green_alone(court, arguments, nodes[:_MOST_RERUN])
+    if alone.issuperset(nodes[:_MOST_RERUN]):
+        alone |= _green_alone(court, arguments, nodes[_MOST_RERUN:])
     new = {test.node_id for test in suspects if test.category is Category.NEW_FAILED}
+    left = [node for node in nodes if node not in alone][:_MOST_RERUN]
     on_base = _named_before([node for node in (*left, *alone) if node not in new], changes)
     red, green = _again_on_base(court, arguments, base, frozenset(on_base.values()))
+    leaning = _leaning(court, arguments, red - green.keys())
+    red -= leaning
     if red or green:
         court.learn(arguments, red, green)
     failing_there = {node for node, old in on_base.items() if old in red}
-    tests = delta.with_category(tests, alone | failing_there, Category.FLAKY)
+    by_others = frozenset(node for node in left if on_base.get(node) in leaning)
+    healed = by_others - _red_among_others(court, court.candidate, arguments, by_others)
+    tests = delta.with_category(tests, alone | failing_there | healed, Category.FLAKY)
     if any(test.category and test.category.is_blamed for test in tests):
         return tests, frozenset()
-    return tests, _red_among_others(court, arguments, alone - failing_there)
+    return tests, _red_among_others(court, court.candidate, arguments, alone - failing_there)
+
+
+def _green_alone(court: Court, arguments: Sequence[str], nodes: Sequence[str]) -> frozenset[str]:
+    """Return those of `nodes` that pass when they alone are run again."""
+    green: frozenset[str] = frozenset()
+    for _ in range(court.recipe.reruns):
+        if left := [node for node in nodes if node not in green]:
+            green |= _green_again(court.observe(court.candidate, arguments, only=left), left)
+    return green
 
 
 def names_in(some: CandidateTree, whole: CandidateTree, tests: Sequence[str]) -> dict[str, str]:
@@ -246,10 +316,9 @@ def _again_on_base(
     red: set[str] = set()
     green: Counter[str] = Counter()
     deadline = time.monotonic() + _BASE_RERUN_S
-    for number in range(_BASE_RERUNS):
-        left = sorted(
-            node for node in nodes - red if base.steady.get(node, 0) + number < _BASE_RERUNS
-        )
+    enough = _BASE_RERUNS * court.recipe.reruns
+    for number in range(enough):
+        left = sorted(node for node in nodes - red if base.steady.get(node, 0) + number < enough)
         if not left or (number and time.monotonic() > deadline):
             break
         seen = court.observe(where, arguments, only=left)
@@ -258,14 +327,30 @@ def _again_on_base(
     return frozenset(red), green
 
 
-def _red_among_others(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozenset[str]:
-    """Return those of `nodes`, which pass alone, that fail each time that all tests run."""
+def _leaning(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozenset[str]:
+    """Return those of `nodes`, red alone on the base, that are so each time, and green among all.
+
+    They need what an earlier test leaves. That they fail alone says nothing about a patch.
+    """
+    where = tree.unchanged(court.candidate)
+    left = frozenset(nodes)
+    for _ in range(court.recipe.reruns):
+        if left:
+            left -= _green_again(court.observe(where, arguments, only=sorted(left)), sorted(left))
+    for _ in range(_FULL_RERUNS):
+        if left and (seen := court.observe(where, arguments)).doubt is None:
+            left &= _green_again(seen, sorted(left))
+    return left
+
+
+def _red_among_others(
+    court: Court, where: CandidateTree, arguments: Sequence[str], nodes: Set[str]
+) -> frozenset[str]:
+    """Return those of `nodes` that fail each time that all tests of a tree run."""
     left = frozenset(nodes)
     for _ in range(_FULL_RERUNS):
-        if not left:
-            break
-        seen = court.observe(court.candidate, arguments)
-        left &= seen.red
+        if left and (seen := court.observe(where, arguments)).doubt is None:
+            left &= seen.red
     return left
 
 
@@ -276,59 +361,63 @@ def _controlled(
     tests: tuple[TestRecord, ...],
     changes: Changes,
     steering: Sequence[bytes],
-    collected: Set[str],
 ) -> tuple[tuple[TestRecord, ...], Ruling | None]:
     """Run the base's version of what steers the tests over the patched code.
 
     Return `tests` with the category TAMPERED for those that are red there and not with the
     patch's version (green, skipped or taken out), and the ruling that follows.
     """
-    red = _red_under_control(court, arguments, base, steering, collected)
+    if rewritten := mixed.find_rewritten(changes, base.outcomes.keys() - base.red):
+        return tests, ruling.inseparable(sorted(rewritten))
+    red = _red_under_control(court, arguments, base, steering)
     if isinstance(red, Doubt):
         return tests, ruling.uncontrolled(red.reason)
-    files = {node for node in red if "::" not in node}
-    names = {delta.renamed(node, changes.renames) for node in red - base.flaky}
-    old_files = {new: old for old, new in changes.renames.items()}
-    tampered = set()
-    for test in tests:
-        file = delta.file_of(test.node_id)
-        # Of a file that could not be collected there, only what is new was not there.
-        is_in = old_files.get(file, file) in files and test.category is not Category.NEW_PASSED
-        if not test.is_red and (is_in or test.node_id in names):
-            tampered.add(test.node_id)
-    tests = delta.with_category(tests, tampered, Category.TAMPERED)
+    tests = _with_tampered(tests, red - base.flaky, base, changes.renames)
     return tests, ruling.tampered(tests)
 
 
+def _with_tampered(
+    tests: tuple[TestRecord, ...], red: Set[str], base: BaseTests, renames: Mapping[str, str]
+) -> tuple[TestRecord, ...]:
+    """Return `tests` with those told that are in `red`, and not red by themselves.
+
+    One of `red` that has another name with the patch gets a record of its own.
+    """
+    broken = {delta.renamed(node, renames) for node in red if "::" not in node}
+    names = {delta.renamed(node, renames): node for node in red if "::" in node}
+    tampered = set()
+    for test in tests:
+        # Of a file that could not be collected there, only what is new was not there.
+        is_in = not broken.isdisjoint(delta.parents(test.node_id))
+        is_in = is_in and test.category is not Category.NEW_PASSED
+        if not test.is_red and (is_in or test.node_id in names):
+            tampered.add(test.node_id)
+    known = {test.node_id for test in tests}
+    red_anyway = {delta.function_of(test.node_id) for test in tests if test.is_red}
+    others = (
+        TestRecord(name, None, category=Category.TAMPERED, base=base.outcomes.get(node))
+        for name, node in sorted(names.items())
+        if name not in known and delta.function_of(name) not in red_anyway
+    )
+    return (*delta.with_category(tests, tampered, Category.TAMPERED), *others)
+
+
 def _red_under_control(
-    court: Court,
-    arguments: Sequence[str],
-    base: BaseTests,
-    steering: Sequence[bytes],
-    collected: Set[str],
+    court: Court, arguments: Sequence[str], base: BaseTests, steering: Sequence[bytes]
 ) -> frozenset[str] | Doubt:
-    """Return what is red each time with the base's version of what steers the tests."""
+    """Return what is red each time with the base's version of what steers the tests.
+
+    All tests run: what a test file does when it is imported reaches those of every other.
+    """
     where = court.restored(frozenset(steering))
     if where.id == where.base_tree:
         return base.red
-    files = frozenset(map(os.fsdecode, steering))
-    # Where only files of tests are changed, no other test can tell a difference. They are named
-    # whole: a case may be called otherwise in every session.
-    only: list[str] | None = sorted(files & base.files)
-    if not files <= collected:
-        only = None
-    elif not only:
-        return frozenset()
-    seen = court.observe(where, arguments, only=only, expected=base.red)
-    if seen.doubt is not None:
-        return seen.doubt
-    # What was to fail, and passes, is no loss: a repair takes the mark off.
-    red = seen.red - delta.passing_strictly(base, seen.report.tests)
-    for _ in range(court.recipe.reruns):
-        if 0 < len(red) <= _MOST_RERUN:
-            again = sorted(red)
-            red -= _green_again(court.observe(where, arguments, only=again), again)
-    names = delta.names_before(base, seen.report.tests)
-    # Cases that only the patched code has were not asked for.
-    known = base.outcomes.keys() | names.keys() | base.files
-    return frozenset(names.get(node, node) for node in red if only is None or node in known)
+    seen = court.observe(where, arguments, expected=base.red)
+    if doubt := seen.doubt or _altered(seen, base, frozenset()):
+        return doubt
+    red = seen.red - delta.unexpected_passes(base, seen.report.tests)
+    alone: frozenset[str] = frozenset()
+    for _ in range(court.recipe.reruns if len(red) <= _MOST_RERUN else 0):
+        if left := sorted(red - alone):
+            alone |= _green_again(court.observe(where, arguments, only=left), left)
+    return (red - alone) | _red_among_others(court, where, arguments, alone)

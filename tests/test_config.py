@@ -8,7 +8,7 @@ import pytest
 from sandbox_engine import ConfigError, UsageError
 from sandbox_engine.config import Config, load_config
 from sandbox_engine.process import Limits
-from sandbox_engine.recipe import STRATEGIES, Step, StepKind
+from sandbox_engine.recipe import STRATEGIES, Demands, Step, StepKind
 from sandbox_engine.verdict import Tier
 
 FULL = """
@@ -223,3 +223,35 @@ def test_the_fingerprint_covers_what_decides_a_run(tmp_path: Path) -> None:
     )
     prints.add(load_config(tmp_path, environment={}).recipe("A").fingerprint())
     assert len(prints) == 17
+
+
+def test_a_strategy_may_demand_things_of_tests(tmp_path: Path) -> None:
+    (tmp_path / "sandbox-engine.toml").write_text(
+        "reruns = 0\nmax_new_skips = 0.1\n\n[strategies.A]\nsteps = ['pytest']\n"
+        "require = ['fixed:t.py::a']\nkeep = ['t.py']\nallow_test_changes = true\n\n"
+        "[strategies.B]\nsteps = ['pytest']\nmax_new_skips = 1\n"
+    )
+    config = load_config(tmp_path, environment={})
+    first, second = config.recipe("A"), config.recipe("B")
+    assert first.demands == Demands(("t.py::a",), ("t.py",), True, 0.1)
+    assert second.demands == Demands(max_new_skips=1.0)
+    assert config.recipe("SYNTAX_ONLY").demands.max_new_skips == 0.1
+    assert (first.reruns, second.reruns) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("reruns = -1", "a whole number, 0 or more"),
+        ("max_new_skips = 1.5", "a share from 0 to 1"),
+        ("[strategies.A]\nsteps = []\nrequire = ['t.py::a']", "`t.py::a` is nothing that can be"),
+        ("[strategies.A]\nsteps = []\nrequire = ['fixed:']", "`fixed:` is nothing that can be"),
+        ("[strategies.A]\nsteps = []\nallow_test_changes = 1", "true or false"),
+        ("[strategies.A]\nsteps = []\nmax_new_skips = 'x'", "a share from 0 to 1"),
+    ],
+)
+def test_a_demand_that_cannot_be_meant_is_refused(tmp_path: Path, setting: str, said: str) -> None:
+    (tmp_path / "sandbox-engine.toml").write_text(setting)
+    with pytest.raises(UsageError) as caught:
+        load_config(tmp_path, environment={})
+    assert said in str(caught.value)

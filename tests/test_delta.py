@@ -131,6 +131,10 @@ def test_names_that_change_in_every_session_are_the_same_cases() -> None:
     changed = compared(base, after, changed={"t.py"}, removed=base.keys())
     assert changed["t.py::test[0x3]"] is Category.NEW_FAILED
     assert changed["t.py::test[0x1]"] is Category.REMOVED
+    named = compared(
+        {"t.py::test[beta]": P}, {"t.py::test[gamma]": P}, removed={"t.py::test[beta]"}
+    )
+    assert named == {"t.py::test[gamma]": Category.NEW_PASSED, "t.py::test[beta]": Category.REMOVED}
     fewer = compared(base, {"t.py::test[0x3]": P, "t.py::other": P})
     assert fewer["t.py::test[0x1]"] is fewer["t.py::test[0x2]"] is Category.VANISHED
 
@@ -156,6 +160,22 @@ def test_a_file_that_the_base_cannot_collect() -> None:
     assert renamed == {"b.py": Category.PRE_EXISTING}
 
 
+def test_other_code_from_the_same_file_is_altered() -> None:
+    codes = delta.codes_by_function({"t.py::a[1]": "1", "t.py::a[2]": "1", "t.py::b": ""})
+    assert codes == {"t.py::a": "1"}
+    assert delta.codes_by_function({"t.py::a[1]": "1", "t.py::a[2]": "2"}) == {}
+    base = BaseTests(codes=codes)
+    ran = [TestRecord(node, P) for node in ("t.py::a[1]", "t.py::a[3]", "t.py::b")]
+    same = {"t.py::a[1]": "1", "t.py::a[3]": "1", "t.py::b": "9"}
+    assert delta.find_altered(base, ran, same, set()) == []
+    assert delta.find_altered(base, ran, {**same, "t.py::a[3]": ""}, set()) == ["t.py::a[3]"]
+    # It passed, and its code was not seen to run.
+    assert delta.find_altered(base, ran, {"t.py::a[3]": "1"}, set()) == ["t.py::a[1]"]
+    assert delta.find_altered(base, ran, {}, {"t.py"}) == []
+    failed = [TestRecord("t.py::a[1]", F)]
+    assert delta.find_altered(base, failed, {}, set()) == []
+
+
 def test_a_base_survives_json() -> None:
     base = BaseTests(
         {"a": P, "b": F, "c": None, "d": XF},
@@ -164,6 +184,8 @@ def test_a_base_survives_json() -> None:
         {"a": 3},
         frozenset({"x.py"}),
         frozenset({"_pytest.runner.f"}),
+        {"a": "0f"},
+        frozenset({"c.py"}),
         is_gated=True,
     )
     assert BaseTests.from_json(json.loads(json.dumps(base.to_json()))) == base

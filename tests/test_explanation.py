@@ -118,3 +118,14 @@ def test_there_is_nothing_to_tell_of_one_edit_or_of_what_passes(several: GitBox)
     engine = Engine(several.top)
     passed = engine.validate(several.diff_to({"code_of.py": edited(harmless=(1, 2))}), explain=True)
     assert passed.outcome is Outcome.PASSED and passed.explanation is None
+
+
+def test_a_test_that_needs_an_earlier_one_is_left_open(several: GitBox) -> None:
+    steps = (
+        "import code_of\n\nkept = {}\n\n\ndef test_1():\n    kept['n'] = 1\n\n\n"
+        "def test_2():\n    assert code_of.f4(kept['n']) == 5\n"
+    )
+    several.commit({"tests/test_code.py": steps})
+    verdict = explained(several, several.diff_to({"code_of.py": edited(4, harmless=(1, 2, 3))}))
+    assert verdict.explanation is not None and verdict.explanation.culprits == ()
+    assert verdict.explanation.unexplained == ("tests/test_code.py::test_2",)

@@ -42,6 +42,18 @@ def test_whole_session() -> None:
     assert report.patched == ("_pytest.runner.x",)
 
 
+def test_code_of_tests_and_what_reached_for_them() -> None:
+    reached = {"kind": "reached", "call": "gc.get_objects", "path": "m.py"}
+    coded = {**A, "code": "0f"}, {**B, "code": ""}
+    # Code may reach for objects before the session starts, and at any time after.
+    report = parse_report(stream(BEGIN, reached, START, COLLECTED, *coded, *WHOLE[5:]))
+    assert (report.ended, report.torn) == (True, None)
+    assert report.codes == {"t.py::a": "0f", "t.py::b": ""}
+    assert report.reached == {"m.py": "gc.get_objects"}
+    assert parse_report(stream(*WHOLE)).codes == {}
+    assert parse_report(stream(reached)).torn and parse_report(stream(*WHOLE, reached)).torn
+
+
 def test_no_session() -> None:
     report = parse_report(b"")
     assert (report.started, report.ended, report.collected, report.torn) == (

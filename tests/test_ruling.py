@@ -105,6 +105,7 @@ def test_a_pattern_may_be_an_id_with_brackets() -> None:
 def test_too_little_proves_nothing() -> None:
     skipped = TestRecord("s", S, category=Category.SKIPPED, base=S)
     assert ruled()[:2] == ruled(skipped)[:2] == (Outcome.INCONCLUSIVE, Cause.UNPROVED)
+    assert ruled(OLD)[:2] == (Outcome.INCONCLUSIVE, Cause.UNPROVED)
     fewer = dataclasses.replace(SESSION, collected=2)
     assert ruled(GREEN, session=fewer)[:2] == (Outcome.INCONCLUSIVE, Cause.UNPROVED)
     gone = TestRecord("g", None, category=Category.VANISHED, base=P)

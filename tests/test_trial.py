@@ -138,10 +138,7 @@ def test_a_skip_that_is_new_proves_nothing(box: GitBox) -> None:
 
 
 WEAKER = GREEN.replace("double(4) == 8", "double(4)")
-HIDES = (
-    "import pytest\n\n\n@pytest.hookimpl(hookwrapper=True)\ndef pytest_pyfunc_call(pyfuncitem):\n"
-    "    outcome = yield\n    outcome.force_result(True)\n"
-)
+HIDES = "def pytest_pyfunc_call():\n    return True\n"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +164,57 @@ def test_a_patch_that_changes_the_question_needs_leave(
     assert verdict.cause in (Cause.TAMPERED, Cause.SKIPPED)
     assert "test_double" in verdict.reason
     assert set(verdict.test_control) == set(files)
+
+
+@pytest.mark.parametrize(
+    "steering",
+    [
+        # The tests of another file check by it.
+        {"tests/test_checks.py": "def check(*_): pass\n\n\ndef test_own(): pass\n"},
+        # It mends the code when it is imported.
+        {"tests/test_a.py": "import calc\ncalc.double = lambda a: 2 * a\ndef test_a(): pass\n"},
+    ],
+)
+def test_a_test_file_that_steers_those_of_others_needs_leave(
+    box: GitBox, steering: dict[str, str]
+) -> None:
+    engine = made(
+        box,
+        {
+            "tests/test_checks.py": "def check(a, b): assert a == b\n\n\ndef test_own(): pass\n",
+            "tests/test_calc.py": "import calc\nfrom test_checks import check\n\n\n"
+            "def test_double(): check(calc.double(4), 8)\n",
+        },
+    )
+    verdict = judged(box, engine, {**BREAK, **steering})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+    assert categories(verdict)["tests/test_calc.py::test_double"] == "tampered"
+
+
+def test_a_case_that_data_replace_is_not_lost_from_sight(box: GitBox) -> None:
+    tests = (
+        "import json, pathlib, pytest\nimport calc\n\n"
+        "cases = json.loads(pathlib.Path(__file__).with_name('cases.json').read_text())\n\n\n"
+        "@pytest.mark.parametrize('n', cases)\n"
+        "def test_n(n): assert calc.double(n) == n + n\n"
+    )
+    engine = made(box, {"tests/test_n.py": tests, "tests/cases.json": "[1, 7]"})
+    broken = CALC.replace("a * 2", "a * 2 if a != 7 else 0")
+    verdict = judged(box, engine, {"calc.py": broken, "tests/cases.json": "[1, 8]"})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+    assert categories(verdict)["tests/test_n.py::test_n[7]"] == "tampered"
+    assert judged(box, engine, {**SWAP, "tests/cases.json": "[1, 8]"}).outcome is Outcome.PASSED
+
+
+def test_a_doctest_that_changes_with_its_code_needs_leave(box: GitBox) -> None:
+    code = 'def half(a):\n    """Halve.\n\n    >>> half(4)\n    2\n    """\n    return a // 2\n'
+    engine = made(box, {"half.py": code, "pytest.ini": "[pytest]\naddopts = --doctest-modules\n"})
+    wrong = code.replace("a // 2", "a // 3")
+    verdict = judged(box, engine, {"half.py": wrong.replace("    2\n", "    1\n")})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+    assert "half.py::half.half" in verdict.reason
+    right = code.replace("a // 2", "a >> 1").replace("    2\n", "    2\n    >>> half(6)\n    3\n")
+    assert judged(box, engine, {"half.py": right}).outcome is Outcome.PASSED
 
 
 def test_leave_may_be_given(box: GitBox) -> None:
@@ -199,22 +247,30 @@ def test_a_repair_with_its_test_needs_none(box: GitBox) -> None:
     assert verdict.test_control == ("tests/test_calc.py",)
 
 
-@pytest.mark.parametrize("mark", ["@pytest.mark.xfail(strict=True)", "@unittest.expectedFailure"])
-def test_a_repair_may_take_off_the_mark_of_a_test_that_was_to_fail(box: GitBox, mark: str) -> None:
-    marked = (
-        "import unittest\n\nimport pytest\nfrom calc import double\n\n\n"
-        "class TestBug(unittest.TestCase):\n"
-        f"    {mark}\n    def test_bug(self):\n        assert double(-1) == 2\n"
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "import pytest\n\n\nclass TestIt:\n    @pytest.mark.xfail(strict=True)\n",
+        "import unittest\n\n\nclass TestIt(unittest.TestCase):\n    @unittest.expectedFailure\n",
+    ],
+)
+def test_a_repair_takes_the_mark_of_its_test_along(box: GitBox, mark: str) -> None:
+    tests = (
+        f"{mark}    def test_it(self):\n        import calc\n\n        assert calc.half(4) == 2\n"
     )
-    if "pytest" in mark:
-        marked = marked.replace("(unittest.TestCase)", "")
-    engine = made(box, {"tests/test_bug.py": marked})
-    plain = {"tests/test_bug.py": marked.replace(f"    {mark}\n", "")}
-    fixed = {"calc.py": CALC.replace("a * 2", "abs(a) * 2")}
-    assert result(judged(box, engine, {**fixed, **plain})) == (Outcome.PASSED, None)
-    # The mark alone says nothing of the code, and the code alone turns the test red.
-    assert judged(box, engine, plain).outcome is Outcome.FAILED
-    assert judged(box, engine, fixed).outcome is Outcome.FAILED
+    engine = made(box, {"tests/test_it.py": tests})
+    unmarked = "".join(line for line in tests.splitlines(True) if "    @" not in line)
+    files = {"calc.py": CALC + "\n\ndef half(a):\n    return a // 2\n"}
+    assert judged(box, engine, {**files, "tests/test_it.py": unmarked}).outcome is Outcome.PASSED
+    assert judged(box, engine, files).outcome is Outcome.FAILED
+
+
+def test_a_strategy_that_stops_at_the_first_failure_hears_of_all(box: GitBox) -> None:
+    engine = made(box, {"tests/test_a.py": RED})
+    step = Step(StepKind.PYTEST, ("-x", "--", "tests"))
+    engine.config = Config(strategy="OWN", strategies={"OWN": Recipe("OWN", (step,))})
+    assert judged(box, engine, SWAP).outcome is Outcome.PASSED
+    assert judged(box, engine, BREAK).outcome is Outcome.FAILED
 
 
 def test_a_weaker_test_is_told_though_its_name_is_another_each_time(box: GitBox) -> None:
@@ -226,19 +282,6 @@ def test_a_weaker_test_is_told_though_its_name_is_another_each_time(box: GitBox)
     engine = made(box, {"tests/test_calc.py": tests})
     files = {**BREAK, "tests/test_calc.py": tests.replace(" == 4", "")}
     assert result(judged(box, engine, files)) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
-
-
-def test_cases_that_the_code_adds_may_come_with_what_they_expect(box: GitBox) -> None:
-    tests = (
-        "import calc, pytest\n\nEXPECTED = {'one': 1}\n\n\n"
-        "@pytest.mark.parametrize('name', calc.NAMES)\n"
-        "def test_name(name):\n    assert calc.NAMES[name] == EXPECTED[name]\n"
-    )
-    code = CALC + "NAMES = {'one': 1}\n"
-    engine = made(box, {"calc.py": code, "tests/test_names.py": tests})
-    more = {"calc.py": code.replace("1}", "1, 'two': 2}")}
-    more["tests/test_names.py"] = tests.replace("1}", "1, 'two': 2}")
-    assert result(judged(box, engine, more)) == (Outcome.PASSED, None)
 
 
 def test_what_only_says_that_it_was_to_fail_is_red(box: GitBox) -> None:
@@ -292,6 +335,44 @@ def test_a_test_that_fails_among_others_alone_is_no_flake(box: GitBox) -> None:
     assert "test_second" in verdict.reason
 
 
+def test_a_test_that_needs_an_earlier_one_is_no_flake(box: GitBox) -> None:
+    steps = (
+        "import calc\n\n\nclass TestSteps:\n    kept = {}\n\n"
+        "    def test_1_make(self):\n        self.kept['n'] = 4\n\n"
+        "    def test_2_use(self):\n        assert calc.double(self.kept['n']) == 8\n"
+    )
+    engine = made(
+        box, {"tests/test_calc.py": "def test_one(): pass\n", "tests/test_steps.py": steps}
+    )
+    for number in range(2):
+        verdict = judged(box, engine, {"calc.py": BREAK["calc.py"] + f"# {number}\n"})
+        assert verdict.outcome is Outcome.FAILED
+        assert categories(verdict)["tests/test_steps.py::TestSteps::test_2_use"] == "regressed"
+    assert judged(box, engine, SWAP).outcome is Outcome.PASSED
+
+
+def test_more_tests_than_are_run_again_at_once_may_be_flaky(box: GitBox) -> None:
+    # All of them fail in the first session of a candidate that is not the first.
+    tests = (
+        "import os, pathlib, pytest\nimport calc\n\n"
+        "runs = pathlib.Path(os.environ['RUNS'])\n\n\n"
+        "@pytest.fixture(scope='module')\ndef is_good():\n"
+        "    if not hasattr(calc, 'second'):\n        return True\n"
+        "    was_there = runs.exists()\n    runs.write_text('')\n    return was_there\n\n\n"
+        "@pytest.mark.parametrize('n', range(60))\ndef test_n(n, is_good):\n    assert is_good\n"
+    )
+    engine = made(box, {"tests/test_n.py": tests})
+    folder = box.top.parent / "out"
+    folder.mkdir()
+    recipe = Recipe("OWN", (Step(StepKind.PYTEST),), writable=(str(folder),))
+    engine.config = Config(strategy="OWN", strategies={"OWN": recipe}, env=("RUNS",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNS", str(folder / "runs"))
+        verdict = judged(box, engine, {"calc.py": CALC + "second = True\n"})
+    assert result(verdict) == (Outcome.PASSED, None)
+    assert list(categories(verdict).values()).count("flaky") == 60
+
+
 def test_a_broken_import_names_the_file(box: GitBox) -> None:
     engine = made(box, {"tests/test_red.py": RED})
     verdict = judged(box, engine, {"calc.py": CALC.replace("def double", "def treble")})
@@ -301,6 +382,20 @@ def test_a_broken_import_names_the_file(box: GitBox) -> None:
         "tests/test_calc.py": "regressed",
         "tests/test_red.py::test_red": "pre-existing",
     }
+
+
+def test_a_session_that_the_patch_keeps_from_starting(box: GitBox) -> None:
+    engine = made(box, {"conftest.py": "import calc\n\ncalc.double\n", "tests/test_red.py": RED})
+    verdict = judged(box, engine, {"calc.py": CALC.replace("def double", "def treble")})
+    assert result(verdict) == (Outcome.FAILED, None)
+    assert categories(verdict) == {
+        "tests/test_calc.py::test_add": "regressed",
+        "tests/test_calc.py::test_double": "regressed",
+        "tests/test_red.py::test_red": "pre-existing",
+    }
+    assert "has no attribute 'double'" in (verdict.red_tests[0].message or "")
+    missing = judged(box, engine, {"calc.py": "import no_such_module\n" + CALC})
+    assert result(missing) == (Outcome.INCONCLUSIVE, Cause.INFRA)
 
 
 def test_what_the_base_cannot_collect_is_infra_and_never_kept(box: GitBox) -> None:
@@ -383,6 +478,10 @@ def test_a_base_runs_once(box: GitBox, tmp_path: Path) -> None:
         thread.join()
     assert outcomes == [Outcome.PASSED] * 4
     assert len(list(seen.iterdir())) == 5
+    Engine(box.top, config=config).validate(patches[0])
+    assert len(list(seen.iterdir())) == 5
+    Engine(box.top, config=config).validate(patches[0], use_cache=False)
+    assert len(list(seen.iterdir())) == 7
 
 
 def test_one_sandbox_is_enough(box: GitBox) -> None:
@@ -404,3 +503,125 @@ def test_what_a_command_makes_is_there_for_the_base_too(box: GitBox) -> None:
     verdict = judged(box, engine, BREAK)
     assert verdict.outcome is Outcome.FAILED
     assert categories(verdict)["tests/test_made.py::test_made"] == "passed"
+
+
+ALTERING = {
+    "overwritten": "import pathlib\npath = pathlib.Path('tests/test_calc.py')\n"
+    "path.write_text(path.read_text().replace('== 8', '>= 8'))\n",
+    "compiled otherwise": "import ast\nparse = ast.parse\n"
+    "ast.parse = lambda source, *a, **k: parse(source.replace(b'== 8', b'>= 8'), *a, **k)\n",
+    "replaced before it ran": "def add(a, b):\n    import sys\n"
+    "    test = sys.modules['test_calc'].test_double\n"
+    "    test.__code__ = (lambda: None).__code__\n    return a + b\n",
+}
+
+
+@pytest.mark.parametrize("how", ALTERING)
+def test_a_test_that_is_not_the_one_that_is_written_proves_nothing(box: GitBox, how: str) -> None:
+    # The base's own conftest runs code under test before any test is read.
+    engine = made(box, {"conftest.py": "import calc\n"})
+    verdict = judged(box, engine, {"calc.py": BREAK["calc.py"] + ALTERING[how]})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    assert "`tests/test_calc.py::test_double` passed, but what ran is not" in verdict.reason
+
+
+LEAVES = (
+    "import gc, os\nfor thing in gc.get_objects():\n    pass\n",
+    "import gc\neach = list(map(gc.get_referrers, [1]))\n",
+)
+
+
+@pytest.mark.parametrize("code", LEAVES)
+def test_code_that_looks_for_what_judges_it_proves_nothing(box: GitBox, code: str) -> None:
+    engine = made(box, {"conftest.py": "import calc\n"})
+    verdict = judged(box, engine, {"calc.py": CALC + code})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    assert "in `calc.py`" in verdict.reason
+    assert judged(box, engine, {"calc.py": CALC + code}, allow_test_changes=True).outcome is (
+        Outcome.PASSED
+    )
+    box.commit({"calc.py": CALC + code})
+    assert judged(box, engine, {"calc.py": SWAP["calc.py"] + code}).outcome is Outcome.PASSED
+
+
+def test_a_new_test_may_look_for_leaks(box: GitBox) -> None:
+    engine = made(box, {})
+    leaks = "import atexit, gc\n\natexit.register(gc.get_objects)\n\n\ndef test_leaks():\n"
+    files = {**SWAP, "tests/test_leaks.py": leaks + "    assert gc.get_objects()\n"}
+    assert result(judged(box, engine, files)) == (Outcome.PASSED, None)
+
+
+STEPS = """
+import sys
+
+
+def step(frame, event, arg):
+    return step
+
+
+sys.settrace(step)
+"""
+
+
+def test_code_that_steps_through_tests_proves_nothing(box: GitBox) -> None:
+    engine = made(box, {})
+    verdict = judged(box, engine, {"calc.py": CALC + STEPS})
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    assert "`sys.settrace`" in verdict.reason
+
+
+def test_a_change_of_another_test_hides_no_altered_one(box: GitBox) -> None:
+    engine = made(box, {"conftest.py": "import calc\n", "tests/test_x.py": "def test_x(): pass\n"})
+    files = {
+        "calc.py": BREAK["calc.py"] + ALTERING["overwritten"],
+        "tests/test_x.py": "def test_x():\n    assert 1\n",
+    }
+    assert result(judged(box, engine, files)) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    files["conftest.py"] = "import calc, sys\n"
+    assert judged(box, engine, files).outcome is Outcome.INCONCLUSIVE
+
+
+DECORATED = """\
+import functools
+import unittest
+from unittest import mock
+
+import pytest
+
+from calc import double, kept
+
+
+@kept
+def test_kept():
+    assert double(1) in {1, 2, "a", "b", "c"}
+
+
+@mock.patch("os.getcwd")
+def test_mocked(getcwd):
+    assert not getcwd.called
+
+
+class TestMethods(unittest.TestCase):
+    @mock.patch("os.getcwd")
+    def test_method(self, getcwd):
+        self.assertEqual(double(2), 4)
+
+
+class TestPlain:
+    @staticmethod
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_static(number):
+        assert double(number) == number * 2
+
+    test_partial = functools.partial(lambda self: None, None)
+"""
+
+
+def test_tests_that_are_decorated_are_as_they_are_written(box: GitBox) -> None:
+    # The patch changes what the decorator makes of a test, and settings of how tests compile.
+    code = CALC + "\n\nimport functools\n\n\ndef kept(test):\n    return test\n"
+    wrapping = code.replace("return test\n", "return functools.wraps(test)(lambda: test())\n")
+    engine = made(box, {"calc.py": code, "tests/test_more.py": DECORATED})
+    assert judged(box, engine, {"calc.py": wrapping}).outcome is Outcome.PASSED
+    files = {"calc.py": wrapping, "pytest.ini": "[pytest]\naddopts = --assert=plain\n"}
+    assert judged(box, engine, files).outcome is Outcome.PASSED

@@ -21,6 +21,7 @@ _PATH = sys.path[:]
 # A PYTHONPATH or an editable install may put a `json.py` of the user's before the real one.
 _STDLIB = os.path.dirname(os.__file__)
 sys.path[:] = [p for p in sys.path if p.startswith(_STDLIB) and "site-packages" not in p]
+import hashlib  # noqa: E402
 import json  # noqa: E402
 import site  # noqa: E402
 from importlib import import_module  # noqa: E402
@@ -35,11 +36,15 @@ ID_CHARS = 4000
 MESSAGE_CHARS = 8000
 HEAD_CHARS = 2000
 IDS_IN_A_LINE = 100
+CODE_CHARS = 16
+MOST_WRAPPERS = 50
+CODE = type((lambda: None).__code__)
 NAMES = 50
 MODULES_KEY = "sandbox_engine_modules"
 SETTINGS_KEY = "sandbox_engine_settings"
 PATCHED_KEY = "sandbox_engine_patched"
 SEEN_KEY = "sandbox_engine_seen"
+CODE_KEY = "sandbox_engine_code"
 RAN = "ran"
 NO_SETTINGS = {
     "root": "",
@@ -121,9 +126,8 @@ def is_own(path):
     return is_inside(path, real(HERE))
 
 
-def launch(arguments, settings):
+def launch(arguments, settings, report):
     """Run pytest with `arguments` on the sandbox's modules; return its exit code."""
-    global ORIGINALS
     sys.modules[NAME] = sys.modules["__main__"]
     # The workers of xdist need most of them before anything is sent to them.
     os.environ[SETTINGS_ENV] = json.dumps(dict(settings, only=None))
@@ -145,9 +149,10 @@ def launch(arguments, settings):
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(children))
     import pytest
 
-    ORIGINALS = load_originals()
+    launched = Launched(settings, report, load_originals())
+    tell_reaching(launched.report.reach, places)
     sys.argv[0] = os.path.join(os.path.dirname(pytest.__file__), "__main__.py")
-    return int(pytest.main(["-p", NAME, *arguments]))
+    return int(pytest.main(["-p", NAME, *arguments], plugins=[launched]))
 
 
 def take_settings():
@@ -237,15 +242,27 @@ class Report:
         self.nonce = nonce
         self.count = 0
         self.os = (os.write, os.fstat, os.getpid)
-        self.encode = json.JSONEncoder().encode if fd >= 0 else None
+        encoder = json.JSONEncoder()
+        encoder.iterencode = encoder.iterencode
+        self.encode = encoder.encode if fd >= 0 else None
         self.owner = os.getpid()
         self.file = self.identity()
+        self.reached = set()
+        self.line, self.end, self.reach = self.line, self.end, self.reach
 
     def begin(self):
         self.line("begin", nonce=self.nonce)
 
+    def reach(self, call, path):
+        """Tell at once what code under test calls that can find what judges it."""
+        if path not in self.reached:
+            self.reached.add(path)
+            self.line("reached", call=call, path=path)
+
     def end(self, **fields):
         self.line("end", nonce=self.nonce, **fields)
+        # Code that is run at the exit of the process may reach for objects too.
+        self.file = None
 
     def identity(self):
         fstat = self.os[1]
@@ -349,12 +366,12 @@ def name_of(node_id):
 class Originals:
     """The functions that decide what becomes of a test, as they were before the tree's code ran.
 
-    They are those of pytest, pluggy and `unittest.case`, and the built-in ones. `__code__` is held
-    too: it can be replaced in a function that stays the same.
+    They are those of pytest, pluggy and `unittest.case`, the built-in ones and our own. `__code__`
+    is held too: it can be replaced in a function that stays the same.
     """
 
     PACKAGES = ("_pytest", "pluggy", "pytest")
-    MODULES = ("builtins", "unittest.case")
+    MODULES = ("builtins", "unittest.case", __name__)
 
     def __init__(self):
         self.replaced = set()
@@ -363,10 +380,11 @@ class Originals:
         for module_name, module in list(sys.modules.items()):
             is_kept = module_name.partition(".")[0] in self.PACKAGES or module_name in self.MODULES
             if is_kept and isinstance(module, type(sys)):
-                self.keep(module_name, module)
+                name = NAME if module_name == __name__ else module_name
+                self.keep(name, module)
                 for value in list(attributes_of(module).values()):
                     if isinstance(value, type) and value.__module__ == module_name:
-                        self.keep(module_name + "." + value.__qualname__, value)
+                        self.keep(name + "." + value.__qualname__, value)
 
     def keep(self, name, owner):
         held = dict(vars(owner))
@@ -393,6 +411,12 @@ class Originals:
                 old, new = held.get(key), now.get(key)
                 if old is not new and self.is_suspect(old, new, places):
                     self.replaced.add(name + "." + key)
+
+    def look_at_tracer(self, places):
+        """Take down a function that steps through tests: it may jump over a line."""
+        tracer = sys.gettrace()
+        if tracer is not None and not is_of_environment(source_of(tracer), places):
+            self.replaced.add("sys.settrace")
 
     def names(self):
         return sorted(map(name_of, self.replaced))[:NAMES]
@@ -450,6 +474,27 @@ def load_originals():
     return Originals()
 
 
+def tell_reaching(tell, places):
+    """Have `tell` called when code under test asks the collector for objects that it was not given.
+
+    That is told before it gets them, so it cannot be taken back. No audit hook can be removed.
+    """
+    calls = ("gc.get_objects", "gc.get_referrers", "gc.get_referents")
+    caller = sys._getframe
+
+    def hook(event, arguments):
+        if event not in calls:
+            return
+        try:
+            path = real(caller(1).f_code.co_filename)
+            if not is_of_environment(path, places) and not is_own(path):
+                tell(event, name_of(os.path.relpath(path, places.root)))
+        except Exception:
+            tell(event, "")
+
+    sys.addaudithook(hook)
+
+
 class Filter:
     """The plugin that keeps the tests that are asked for, where they are collected.
 
@@ -488,9 +533,12 @@ class Watch:
     test that is run more than once the last time counts: that is the one to be reported.
     """
 
-    def __init__(self):
+    def __init__(self, root, originals, places):
         from _pytest import outcomes
 
+        self.root = root
+        self.originals = originals
+        self.places = places
         self.no_failures = (
             KeyboardInterrupt,
             outcomes.Exit,
@@ -498,12 +546,23 @@ class Watch:
             outcomes.XFailed,
         )
         self.seen = {}
+        self.codes = {}
 
     def pytest_runtest_setup(self, item):
         yield from self.watch(item, "setup")
 
     def pytest_runtest_call(self, item):
+        if type(item).__name__ == "TestCaseFunction":
+            self.look(item)
         yield from self.watch(item, "call")
+
+    def pytest_pyfunc_call(self, pyfuncitem):
+        self.look(pyfuncitem)
+        yield from self.watch(pyfuncitem, "call")
+
+    def look(self, item):
+        self.codes[item.nodeid] = code_of(item, self.root)
+        self.originals.look_at_tracer(self.places)
 
     def pytest_runtest_teardown(self, item):
         yield from self.watch(item, "teardown")
@@ -527,10 +586,13 @@ class Watch:
         seen = self.seen.get((report.nodeid, report.when))
         if seen is not None:
             setattr(report, SEEN_KEY, seen)
+        if report.when == "call" and self.codes.get(report.nodeid) is not None:
+            setattr(report, CODE_KEY, self.codes[report.nodeid])
 
     def pytest_runtest_logfinish(self, nodeid):
         for when in ("setup", "call", "teardown"):
             self.seen.pop((nodeid, when), None)
+        self.codes.pop(nodeid, None)
 
 
 def unittest_failure(item):
@@ -544,6 +606,42 @@ def is_skip(kind):
     return unittest is not None and issubclass(kind, unittest.SkipTest)
 
 
+def code_of(item, root):
+    """Return a digest of the code that is about to run for a test, None where it has none.
+
+    It is that of its own file, which is the same in every session as long as the file is; "" tells
+    that the code comes from elsewhere.
+    """
+    function = getattr(item, "obj", None)
+    if not callable(function):
+        return None
+    path = str(item.path)
+    for _ in range(MOST_WRAPPERS):
+        function = getattr(function, "__func__", function)
+        code = getattr(function, "__code__", None)
+        if isinstance(code, CODE) and code.co_filename == path:
+            digest = hashlib.sha256()
+            add_code(digest, code, root)
+            return digest.hexdigest()[:CODE_CHARS]
+        inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
+        if inner is None:
+            break
+        function = inner
+    return ""
+
+
+def add_code(digest, code, root):
+    """Add to `digest` what `code` does; where a file lies does not matter, nor a set's order."""
+    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    digest.update(repr((code.co_code, code.co_flags, names)).encode("utf-8", "replace"))
+    for value in code.co_consts:
+        if isinstance(value, CODE):
+            add_code(digest, value, root)
+        else:
+            text = repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+            digest.update(text.replace(root, "").encode("utf-8", "replace") + b"\n")
+
+
 class Worker:
     """The plugin in a worker of xdist: it hands over the modules that it saw."""
 
@@ -555,7 +653,7 @@ class Worker:
 
     def pytest_collection_finish(self):
         self.look()
-        watch_tests(self.config)
+        watch_tests(self.config, self.originals, self.modules.places)
 
     def pytest_sessionfinish(self):
         self.look()
@@ -595,7 +693,7 @@ class Main:
         if not self.has_workers:
             self.collect([item.nodeid for item in session.items])
         self.look()
-        watch_tests(session.config)
+        watch_tests(session.config, self.originals, self.modules.places)
 
     def look(self):
         self.modules.look()
@@ -652,6 +750,7 @@ class Main:
             outcome=test.outcome,
             duration_s=round(test.duration_s, 6),
             message=test.message,
+            code=test.code,
         )
 
     def pytest_sessionfinish(self, session):
@@ -681,6 +780,7 @@ class Test:
         self.duration_s = 0.0
         self.message = None
         self.was_called = False
+        self.code = None
 
     def add(self, report):
         duration = getattr(report, "duration", 0.0)
@@ -689,7 +789,9 @@ class Test:
         # A subtest that was skipped says nothing about its test; one that failed does.
         if is_subtest(report) and outcome != "failed":
             return
-        self.was_called |= report.when == "call"
+        if report.when == "call":
+            self.was_called = True
+            self.code = getattr(report, CODE_KEY, None)
         outcome, message = unearned(report) or (outcome, None)
         if self.RANK.index(outcome) > self.RANK.index(self.outcome):
             self.outcome = outcome
@@ -738,12 +840,27 @@ def message_of(report):
         return printable("the report cannot be shown: " + type(error).__name__)
 
 
+class Launched:
+    """The plugin that has what only the launcher was given; no name of a module leads to it."""
+
+    def __init__(self, settings, report, originals):
+        self.__name__ = NAME + "_launched"
+        self.settings = settings
+        self.report = report
+        self.originals = originals
+
+    def pytest_configure(self, config):
+        start(config, Main(config, self.settings, self.report, self.originals))
+
+
 def pytest_configure(config):
-    originals = ORIGINALS or Originals()
     if hasattr(config, "workerinput"):
-        plugin = Worker(config, originals)
-    else:
-        plugin = Main(config, SETTINGS or read_settings(), REPORT or Report(-1), originals)
+        start(config, Worker(config, ORIGINALS or Originals()))
+    elif not config.pluginmanager.hasplugin(NAME + "_launched"):
+        start(config, Main(config, read_settings(), Report(-1), Originals()))
+
+
+def start(config, plugin):
     mark_hooks()
     config.pluginmanager.register(plugin, NAME + "_session")
     only = plugin.settings["only"]
@@ -751,10 +868,11 @@ def pytest_configure(config):
         config.pluginmanager.register(Filter(config, only), NAME + "_filter")
 
 
-def watch_tests(config):
+def watch_tests(config, originals, places):
     """Register Watch after all others, so that no wrapper of a conftest comes between."""
     if not config.pluginmanager.hasplugin(NAME + "_watch"):
-        config.pluginmanager.register(Watch(), NAME + "_watch")
+        watch = Watch(str(config.rootpath), originals, places)
+        config.pluginmanager.register(watch, NAME + "_watch")
 
 
 def mark_hooks():
@@ -765,6 +883,7 @@ def mark_hooks():
     innermost(Watch.pytest_runtest_setup)
     innermost(Watch.pytest_runtest_call)
     innermost(Watch.pytest_runtest_teardown)
+    innermost(Watch.pytest_pyfunc_call)
     hookimpl(hookwrapper=True, tryfirst=True)(Watch.pytest_runtest_makereport)
     hookimpl(tryfirst=True)(Watch.pytest_runtest_logreport)
     hookimpl(trylast=True)(Filter.pytest_collection_modifyitems)
@@ -775,16 +894,18 @@ def mark_hooks():
     hookimpl(trylast=True)(Main.pytest_sessionfinish)
 
 
-SETTINGS = None
-REPORT = None
+def begin():
+    settings = take_settings()
+    report = Report(take_report_fd(), settings.pop("nonce"))
+    # Before anything of the tree is imported, which might write a beginning of its own.
+    report.begin()
+    return launch(sys.argv[1:], settings, report)
+
+
 ORIGINALS = None
 
 if __name__ == "__main__":
-    SETTINGS = take_settings()
-    REPORT = Report(take_report_fd(), SETTINGS.pop("nonce"))
-    # Before anything of the tree is imported, which might write a beginning of its own.
-    REPORT.begin()
-    sys.exit(launch(sys.argv[1:], SETTINGS))
+    sys.exit(begin())
 elif __name__ == NAME and "PYTEST_XDIST_WORKER" in os.environ:
     redirect_imports(Places(read_settings()))
     ORIGINALS = load_originals()

@@ -22,7 +22,7 @@ from pathlib import Path
 from endurance.project import Problem, World, git
 
 _PR_SET_CHILD_SUBREAPER = 36
-_OWN_LOCKS = re.compile(r"[a-z]+\.lock|[a-z0-9.-]+/\d+\.lock|slots/\d+\.state/lock")
+_OWN_LOCKS = re.compile(r"[a-z]+(-[0-9a-f])?\.lock|[a-z0-9.-]+/\d+\.lock|slots/\d+\.state/lock")
 """Files of the store that are locked by `flock`, and stay."""
 _CLEAN = ("released", "recovered")
 """Beginnings of the states of slots in which nothing is left."""

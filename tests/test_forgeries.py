@@ -1,0 +1,61 @@
+"""Forgeries in a short form: a choice of ways once, in the strongest tier that this machine has."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "forgeries"
+_WAYS = (
+    *("control/exit", "control/forged-by-gc", "control/wrap-makereport", "control/keyword"),
+    *("control/own-pytest", "control/entry-points", "control/tests-weaker", "control/other-code"),
+    *("control/rewrite-replaced", "code/exit-at-exit", "code/forged-by-gc", "code/probe-line"),
+    *("code/call-and-report", "code/plugin-below", "code/stand-in", "code/trace"),
+)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    """The folder that the script takes for the machine's temporary one."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    return folder
+
+
+def _run(temporary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, str(_SCRIPT), *arguments],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert list(temporary.iterdir()) == []
+    return done
+
+
+def test_no_forgery_is_believed(temporary: Path) -> None:
+    options = ("--tiers", "best", "--times", "1", "--seed", "7", "--layout", "src", "--json")
+    done = _run(temporary, *options, "--only", *_WAYS)
+    assert done.stdout, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["way"] for row in rows} == set(_WAYS)
+    assert {row["way"]: row["losses"] for row in rows if row["losses"]} == {}
+    assert all(sum(row["outcomes"].values()) == 1 for row in rows)
+    # Plain pytest says that all is well.
+    assert [row["way"] for row in rows if row["plain"] != 0] == []
+    assert done.returncode == 0
+
+
+def test_a_forgery_that_is_believed_is_told(temporary: Path) -> None:
+    # What cannot be noticed is a planted fault, once it is counted.
+    options = ("--tiers", "best", "--times", "1", "--layout", "top", "--only", "beyond/equals-all")
+    done = _run(temporary, *options)
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if "equals-all" in line).split()
+    assert row[2:5] == ["0", "1", "."]
