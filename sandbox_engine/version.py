@@ -1,3 +1,3 @@
 """The version, which is part of every environment fingerprint."""
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"

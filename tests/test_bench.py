@@ -50,7 +50,7 @@ def test_a_small_measurement_is_whole(temporary: Path, tmp_path: Path) -> None:
     assert rows.get("engine, layers", rows["engine, warm slot"])["ratio"] == 1
     trivial = [number for number in report["numbers"] if "`true`" in number["what"]]
     assert 1 <= len(trivial) <= 3
-    assert len(report["numbers"]) == 9 + len(trivial)
+    assert len(report["numbers"]) == 10 + len(trivial)
     assert all(number["is_reached"] in (True, False) for number in report["numbers"])
     assert report["machine"]["cores"] >= 1
     assert xml.etree.ElementTree.parse(plot).getroot().tag.endswith("svg")
