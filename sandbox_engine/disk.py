@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import stat
+import threading
 from pathlib import Path
 
 from sandbox_engine import process
@@ -20,7 +21,8 @@ def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
 
     With `durable` the content and the name survive a loss of power from here on.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    # Threads of one process may write the same file at the same time.
+    temporary = path.with_name(f"{path.name}.{threading.get_native_id()}.{os.getpid()}.new")
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -19,6 +19,7 @@ from sandbox_engine.verdict import Category, Cause, Outcome, TestOutcome, TestRe
 _NAMED = 5
 _RAN = (TestOutcome.PASSED, TestOutcome.FAILED, TestOutcome.ERROR, TestOutcome.XPASSED)
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^'.]+)")
+_NO_MEMORY = re.compile(r"^(E\s+)?MemoryError\b", re.MULTILINE)
 _NO_SPACE = re.compile(r"\[Errno 28\]|No space left on device")
 ALLOW = "if that is meant, allow it: `--allow-test-changes`"
 
@@ -204,6 +205,8 @@ def _obstacle(test: TestRecord, provided: Set[str]) -> tuple[str, str] | None:
     message = test.message or ""
     if _NO_SPACE.search(message):
         return "no space was left", "free some space, or raise `disk_bytes`"
+    if _NO_MEMORY.search(message):
+        return "no memory was left", "look for what takes it, or raise `memory_bytes`"
     missing = _NO_MODULE.search(message)
     if missing and missing[1] not in provided:
         return (

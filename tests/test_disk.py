@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,22 @@ def test_size_counts_what_is_on_disk(tmp_path: Path) -> None:
     assert disk.size_of(tmp_path / "gone") == 0
     (tmp_path / "a").write_bytes(b"x" * 10_000)
     assert disk.size_of(tmp_path) >= 10_000
+
+
+def test_threads_may_write_the_same_file(tmp_path: Path) -> None:
+    failures: list[Exception] = []
+
+    def write(content: bytes) -> None:
+        try:
+            for _ in range(200):
+                disk.write_whole(tmp_path / "file", content)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(bytes([65 + n]) * 9,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert not list(tmp_path.glob("*.new"))

@@ -224,7 +224,7 @@ def test_new_tests_must_each_collect_and_pass(
             Outcome.INCONCLUSIVE,
             "no test ran",
         ),
-        ("import nowhere_to_be_found\n", Outcome.INCONCLUSIVE, "pytest did not start"),
+        ("import nowhere_to_be_found\n", Outcome.INCONCLUSIVE, "is not installed"),
         ("import sys\nsys.exit(0)\n", Outcome.INCONCLUSIVE, ""),
         (
             "import time\ntime.sleep(60)\n",
@@ -233,7 +233,6 @@ def test_new_tests_must_each_collect_and_pass(
         ),
         ("x = bytearray(3 * 2**30)\nx[::4096] = b'1' * len(x[::4096])\n", None, ""),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", Outcome.INCONCLUSIVE, "sig"),
-        ("raise SystemError\n", Outcome.INCONCLUSIVE, ""),
     ],
 )
 def test_green_without_proof_is_never_passed(
@@ -250,13 +249,25 @@ def test_green_without_proof_is_never_passed(
     assert not verdict.is_final
 
 
-@pytest.mark.parametrize(
-    "settings",
-    ["[pytest]\naddopts = --collect-only\n", "[pytest]\naddopts = --no-such-option\n"],
-)
-def test_settings_that_run_no_test_prove_nothing(engine: Engine, settings: str) -> None:
+def test_settings_that_run_no_test_prove_nothing(engine: Engine) -> None:
+    settings = "[pytest]\naddopts = --collect-only\n"
     verdict = engine.validate(plan(replace(None, settings, "pytest.ini")))
     assert verdict.outcome is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("pytest.ini", "[pytest]\naddopts = --no-such-option\n"),
+        ("conftest.py", "raise SystemError\n"),
+    ],
+)
+def test_what_keeps_the_tests_from_starting_fails_them(
+    engine: Engine, path: str, content: str
+) -> None:
+    verdict = engine.validate(plan(replace(None, content, path)))
+    assert verdict.outcome is Outcome.FAILED
+    assert len(verdict.red_tests) == 2
 
 
 def test_a_collection_error_fails_and_is_named(engine: Engine) -> None:

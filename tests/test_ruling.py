@@ -50,6 +50,7 @@ def test_what_is_blamed_fails(category: Category) -> None:
     [
         "OSError: [Errno 28] No space left on device",
         "E   ModuleNotFoundError: No module named 'numpy.linalg'",
+        "    x = bytearray(2**40)\nE   MemoryError",
     ],
 )
 def test_what_stood_in_the_way_is_not_blamed(message: str) -> None:

@@ -201,8 +201,9 @@ def test_a_case_that_data_replace_is_not_lost_from_sight(box: GitBox) -> None:
     engine = made(box, {"tests/test_n.py": tests, "tests/cases.json": "[1, 7]"})
     broken = CALC.replace("a * 2", "a * 2 if a != 7 else 0")
     verdict = judged(box, engine, {"calc.py": broken, "tests/cases.json": "[1, 8]"})
-    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
-    assert categories(verdict)["tests/test_n.py::test_n[7]"] == "tampered"
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.cause is Cause.VANISHED
+    assert categories(verdict)["tests/test_n.py::test_n[7]"] == "vanished"
     assert judged(box, engine, {**SWAP, "tests/cases.json": "[1, 8]"}).outcome is Outcome.PASSED
 
 
@@ -576,7 +577,9 @@ def test_a_change_of_another_test_hides_no_altered_one(box: GitBox) -> None:
         "calc.py": BREAK["calc.py"] + ALTERING["overwritten"],
         "tests/test_x.py": "def test_x():\n    assert 1\n",
     }
-    assert result(judged(box, engine, files)) == (Outcome.INCONCLUSIVE, Cause.UNTRUSTED)
+    verdict = judged(box, engine, files)
+    assert result(verdict) == (Outcome.INCONCLUSIVE, Cause.TAMPERED)
+    assert "is not what its file says" in verdict.reason
     files["conftest.py"] = "import calc, sys\n"
     assert judged(box, engine, files).outcome is Outcome.INCONCLUSIVE
 
