@@ -267,11 +267,7 @@ def _settled(
     new = {test.node_id for test in suspects if test.category is Category.NEW_FAILED}
     left = [node for node in nodes if node not in alone][:_MOST_RERUN]
     on_base = _named_before([node for node in (*left, *alone) if node not in new], changes)
-    red, green = _again_on_base(court, arguments, base, frozenset(on_base.values()))
-    leaning = _leaning(court, arguments, red - green.keys())
-    red -= leaning
-    if red or green:
-        court.learn(arguments, red, green)
+    red, leaning = _learned(court, arguments, base, frozenset(on_base.values()))
     failing_there = {node for node, old in on_base.items() if old in red}
     by_others = frozenset(node for node in left if on_base.get(node) in leaning)
     healed = by_others - _red_among_others(court, court.candidate, arguments, by_others)
@@ -325,6 +321,28 @@ def _again_on_base(
         red |= seen.red & nodes
         green.update(_green_again(seen, left))
     return frozenset(red), green
+
+
+def _learned(
+    court: Court, arguments: Sequence[str], base: BaseTests, nodes: Set[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Run tests of the base again; return those that are flaky, and those that lean on others."""
+    red, green = _again_on_base(court, arguments, base, nodes)
+    leaning = _leaning(court, arguments, red - green.keys())
+    red -= leaning
+    if red or green:
+        court.learn(arguments, red, green)
+    return red, leaning
+
+
+def _flaky_on_base(
+    court: Court, arguments: Sequence[str], base: BaseTests, nodes: Set[str]
+) -> frozenset[str]:
+    """Return those of `nodes` that were green on the base and turn out to be flaky there."""
+    green = {node for node in nodes if (known := base.outcomes.get(node)) and not known.is_red}
+    if not 0 < len(green) <= _MOST_RERUN:
+        return frozenset()
+    return _learned(court, arguments, base, green)[0]
 
 
 def _leaning(court: Court, arguments: Sequence[str], nodes: Set[str]) -> frozenset[str]:
@@ -420,4 +438,5 @@ def _red_under_control(
     for _ in range(court.recipe.reruns if len(red) <= _MOST_RERUN else 0):
         if left := sorted(red - alone):
             alone |= _green_again(court.observe(where, arguments, only=left), left)
-    return (red - alone) | _red_among_others(court, where, arguments, alone)
+    found = (red - alone) | _red_among_others(court, where, arguments, alone)
+    return found - _flaky_on_base(court, arguments, base, found)

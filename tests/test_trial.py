@@ -352,6 +352,16 @@ def test_a_test_that_needs_an_earlier_one_is_no_flake(box: GitBox) -> None:
     assert judged(box, engine, SWAP).outcome is Outcome.PASSED
 
 
+def test_a_flaky_test_under_control_is_not_taken_for_hidden(box: GitBox) -> None:
+    flaky = "import random\n\n\ndef test_flaky():\n    assert random.random() < 0.5\n"
+    engine = made(box, {"tests/test_flaky.py": flaky})
+    for number in range(6):
+        # A base that nothing is known of, each time.
+        box.commit({"notes.txt": str(number)})
+        files = {**SWAP, "tests/test_new.py": f"def test_new():\n    assert {number + 1}\n"}
+        assert result(judged(box, engine, files)) == (Outcome.PASSED, None)
+
+
 def test_more_tests_than_are_run_again_at_once_may_be_flaky(box: GitBox) -> None:
     # All of them fail in the first session of a candidate that is not the first.
     tests = (
