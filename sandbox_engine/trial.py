@@ -88,8 +88,12 @@ def find_base(
     found = delta.base_tests(report.tests, report.ids, report.collect_errors)
     left = [node for node in sorted(found.red) if node not in found.broken][:_MOST_RERUN]
     flaky: set[str] = set()
-    for _ in range(reruns if left else 0):
+    deadline = time.monotonic() + _BASE_RERUN_S
+    for number in range(_BASE_RERUNS * reruns):
+        if not left or (number >= reruns and time.monotonic() > deadline):
+            break
         flaky |= _green_again(observe(base, arguments, only=left), left)
+        left = [node for node in left if node not in flaky]
     return dataclasses.replace(
         found,
         flaky=frozenset(flaky),
