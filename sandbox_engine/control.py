@@ -109,22 +109,28 @@ class _Inherited:
             _, _, name = delta.function_of(test).rpartition("::")
             self._files[name].add(delta.file_of(test))
         self._read = read
+        self._written: dict[str, frozenset[str]] = {}
 
     def come_from(self, path: str, file: File | None) -> bool:
         """Tell whether a file of the base has a function that is a test of another file."""
         if file is None or not path.endswith(".py"):
             return False
-        written = {name.rpartition(".")[2] for name in removal.defined(file.content)}
         return any(
-            not self._is_written(name, other)
-            for name in written & self._files.keys()
+            name not in self._written_in(other)
+            for name in _last_names(file) & self._files.keys()
             for other in self._files[name]
         )
 
-    def _is_written(self, name: str, path: str) -> bool:
-        file = self._read(os.fsencode(path))
-        found = removal.defined(file.content if file else None)
-        return any(function.rpartition(".")[2] == name for function in found)
+    def _written_in(self, path: str) -> frozenset[str]:
+        if path not in self._written:
+            self._written[path] = _last_names(self._read(os.fsencode(path)))
+        return self._written[path]
+
+
+def _last_names(file: File | None) -> frozenset[str]:
+    """Return the names of a file's functions, without those of their classes."""
+    found = removal.defined(file.content if file else None)
+    return frozenset(name.rpartition(".")[2] for name in found)
 
 
 def is_test_file(path: str) -> bool:

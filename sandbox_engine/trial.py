@@ -226,15 +226,17 @@ def _reaching(seen: Observed, base: BaseTests, court: Court) -> Doubt | None:
     With the collector it finds the report, and can write the rest of it. Tests may look for
     leaks; where the patch changes them, the base's version is run too.
     """
-    before, after = court.candidate.before, court.candidate.after
-    # The report may be forged: what it names as tests does not count.
-    tests = control.find_control(before, after, base.files, PYTEST_NEEDS, court.read)
-    known = base.reached | base.files | set(map(os.fsdecode, tests))
-    new = [path for path in sorted(seen.report.reached) if path not in known]
+    new = seen.report.reached.keys() - base.reached - base.files
+    if new:
+        before, after = court.candidate.before, court.candidate.after
+        # The report may be forged: what it names as tests does not count.
+        tests = control.find_control(before, after, base.files, PYTEST_NEEDS, court.read)
+        new -= set(map(os.fsdecode, tests))
     if not new:
         return None
+    path = min(new)
     return Doubt(
-        f"the patched code calls `{seen.report.reached[new[0]]}` in `{new[0]}`: what asks for all "
+        f"the patched code calls `{seen.report.reached[path]}` in `{path}`: what asks for all "
         "objects may change what is reported",
         f"do without it; {ruling.ALLOW}",
         Cause.UNTRUSTED,
