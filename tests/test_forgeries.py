@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from script import run
 
-_SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "forgeries"
 _WAYS = (
     *("control/exit", "control/forged-by-gc", "control/wrap-makereport", "control/keyword"),
     *("control/own-pytest", "control/entry-points", "control/tests-weaker", "control/other-code"),
@@ -28,15 +26,7 @@ def temporary(tmp_path: Path) -> Path:
 
 
 def _run(temporary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, str(_SCRIPT), *arguments],
-        env={**os.environ, "TMPDIR": str(temporary)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert list(temporary.iterdir()) == []
-    return done
+    return run("forgeries", temporary, *arguments)
 
 
 def test_no_forgery_is_believed(temporary: Path) -> None:

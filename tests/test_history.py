@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -11,20 +9,14 @@ from types import ModuleType
 
 import pytest
 from conftest import CODE, GitBox
+from script import loaded
 
-_SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "history"
 _MORE = f"{CODE}\n\ndef double(a):\n    return add(a, a)\n"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader("history", str(_SCRIPT))
-    spec = importlib.util.spec_from_loader("history", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["history"] = module
-    loader.exec_module(module)
-    return module
+    return loaded("history")
 
 
 def test_a_history_is_judged(

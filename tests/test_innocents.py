@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import random
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from script import loaded
 
 from sandbox_engine import Outcome, Verdict
 from sandbox_engine.verdict import Category, CommitId, StepResult, TestOutcome, TestRecord, TreeId
 
-_SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "innocents"
-
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader("innocents", str(_SCRIPT))
-    spec = importlib.util.spec_from_loader("innocents", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["innocents"] = module
-    loader.exec_module(module)
-    return module
+    return loaded("innocents")
 
 
 def test_the_innocent_pass_and_the_breaking_fail(

@@ -81,7 +81,7 @@ ODD = {
 
 
 def odd_names(box: GitBox) -> None:
-    box.write(ODD)  # type: ignore[arg-type]
+    box.write(ODD)
 
 
 def odd_names_gone(box: GitBox) -> None:

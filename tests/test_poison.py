@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-_SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "poison"
+from script import run
 
 
 @pytest.fixture
@@ -22,15 +19,7 @@ def temporary(tmp_path: Path) -> Path:
 
 
 def _run(temporary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, str(_SCRIPT), *arguments],
-        env={**os.environ, "TMPDIR": str(temporary)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert list(temporary.iterdir()) == []
-    return done
+    return run("poison", temporary, *arguments)
 
 
 def test_the_next_run_gets_a_fresh_checkout(temporary: Path) -> None:
