@@ -1,1 +1,1 @@
-"""Hephaestus, an agent that improves a code base in cycles, each patch judged by `sandbox_engine`."""
+"""Hephaestus: an agent that improves a code base in cycles, its patches judged by the engine."""
