@@ -6,45 +6,54 @@ engine = Engine("path/to/repository")
 verdict = engine.validate(patch)
 if verdict.outcome is Outcome.PASSED:
     engine.promote(verdict, branch="main")
+
+A name is imported when it is first used, so that a process which needs little of it starts soon.
 """
 
-from sandbox_engine.config import Config, load_config
-from sandbox_engine.engine import Engine
-from sandbox_engine.errors import (
-    CommandMissingError,
-    ConfigError,
-    DiskFullError,
-    GitError,
-    IsolationError,
-    LocalChangesError,
-    NoteError,
-    PatchError,
-    PromotionError,
-    RepositoryError,
-    SandboxBusyError,
-    SandboxError,
-    StaleBaseError,
-    UsageError,
-)
-from sandbox_engine.receipt import Receipt
-from sandbox_engine.recipe import Demands, Recipe, Step, StepKind
-from sandbox_engine.verdict import (
-    AtomRecord,
-    Author,
-    Category,
-    Cause,
-    Culprit,
-    EditRecord,
-    Explanation,
-    Finding,
-    Outcome,
-    StepResult,
-    TestOutcome,
-    TestRecord,
-    Tier,
-    Verdict,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sandbox_engine.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from sandbox_engine.config import Config, load_config
+    from sandbox_engine.engine import Engine
+    from sandbox_engine.errors import (
+        CommandMissingError,
+        ConfigError,
+        DiskFullError,
+        GitError,
+        IsolationError,
+        LocalChangesError,
+        NoteError,
+        PatchError,
+        PromotionError,
+        RepositoryError,
+        SandboxBusyError,
+        SandboxError,
+        StaleBaseError,
+        UsageError,
+    )
+    from sandbox_engine.receipt import Receipt
+    from sandbox_engine.recipe import Demands, Recipe, Step, StepKind
+    from sandbox_engine.verdict import (
+        AtomRecord,
+        Author,
+        Category,
+        Cause,
+        Culprit,
+        EditRecord,
+        Explanation,
+        Finding,
+        Outcome,
+        StepResult,
+        TestOutcome,
+        TestRecord,
+        Tier,
+        Verdict,
+    )
 
 __all__ = [
     "AtomRecord",
@@ -85,3 +94,19 @@ __all__ = [
     "__version__",
     "load_config",
 ]
+
+_HOMES = ("verdict", "receipt", "errors", "recipe", "config", "engine")
+"""The modules that the names come from, the cheapest to import first."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for home in _HOMES:
+            module = importlib.import_module(f"{__name__}.{home}")
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
