@@ -339,6 +339,11 @@ def environment_sources(modules):
             loader = attributes_of(modules.loaded.get(name)).get("__loader__")
             is_rewritten = type(loader).__name__ == "AssertionRewritingHook"
             found["rewritten" if is_rewritten else "sources"].add(printable(path))
+    for hook in sys.meta_path:
+        # One that fails to be imported is compiled all the same, and is not among the loaded.
+        for name, path in dict(attributes_of(hook).get("_rewritten_names") or {}).items():
+            if name not in modules.files:
+                found["rewritten"].add(printable(path))
     return {kind: sorted(paths) for kind, paths in found.items()}
 
 
