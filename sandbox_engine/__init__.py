@@ -18,6 +18,17 @@ from typing import TYPE_CHECKING, Any
 from sandbox_engine.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from sandbox_engine.analysis.analysers import Analyser, NotAnalysableError, Unknown
+    from sandbox_engine.analysis.comparison import (
+        FileChange,
+        FileSize,
+        FunctionChange,
+        FunctionSize,
+        analyse_contents,
+        compare_revision,
+    )
+    from sandbox_engine.analysis.computing import FileAnalysis
+    from sandbox_engine.analysis.scanner import Effort, Scan, Scanner, analyse
     from sandbox_engine.config import Config, load_config
     from sandbox_engine.engine import Engine
     from sandbox_engine.errors import (
@@ -56,6 +67,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Analyser",
     "AtomRecord",
     "Author",
     "Category",
@@ -67,12 +79,19 @@ __all__ = [
     "Demands",
     "DiskFullError",
     "EditRecord",
+    "Effort",
     "Engine",
     "Explanation",
+    "FileAnalysis",
+    "FileChange",
+    "FileSize",
     "Finding",
+    "FunctionChange",
+    "FunctionSize",
     "GitError",
     "IsolationError",
     "LocalChangesError",
+    "NotAnalysableError",
     "NoteError",
     "Outcome",
     "PatchError",
@@ -82,6 +101,8 @@ __all__ = [
     "RepositoryError",
     "SandboxBusyError",
     "SandboxError",
+    "Scan",
+    "Scanner",
     "StaleBaseError",
     "Step",
     "StepKind",
@@ -89,13 +110,21 @@ __all__ = [
     "TestOutcome",
     "TestRecord",
     "Tier",
+    "Unknown",
     "UsageError",
     "Verdict",
     "__version__",
+    "analyse",
+    "analyse_contents",
+    "compare_revision",
     "load_config",
 ]
 
-_HOMES = ("verdict", "receipt", "errors", "recipe", "config", "engine")
+_HOMES = (
+    *("verdict", "receipt", "errors", "recipe", "config"),
+    *("analysis.analysers", "analysis.computing", "analysis.scanner"),
+    *("engine", "analysis.comparison"),
+)
 """The modules that the names come from, the cheapest to import first."""
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from sandbox_engine.engine import Engine
 
 EXIT_PASSED, EXIT_REFUSED, EXIT_USAGE, EXIT_UNJUDGED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+_PATIENCE_S = 0.3
+"""So often the progress of an analysis is shown."""
 
 _FORMAT_HELP = (
     "json, unified, mbox, search-replace, apply-patch or files; found out where it is not named"
@@ -105,12 +110,24 @@ def _parser() -> argparse.ArgumentParser:
     _output_argument(
         _command(commands, "strategies", _strategies, "list the strategies and their steps")
     )
+    _analyse_arguments(
+        _command(commands, "analyse", _analyse, "show the size and complexity of Python files")
+    )
     _command(commands, "doctor", _doctor, "check that all that is needed is here")
     cache = _command(commands, "cache", None, "see or clear what is kept between runs")
     actions = cache.add_subparsers(metavar="ACTION", required=True)
     _output_argument(_command(actions, "info", _cache_info, "show where the store is and its size"))
+    gc = _command(actions, "gc", _cache_gc, "drop the analyses that were used least recently")
+    gc.add_argument(
+        "--size",
+        type=_mebibytes,
+        metavar="MIB",
+        help="how large what is kept may be (512, which it never exceeds for long)",
+    )
     clear = _command(actions, "clear", _cache_clear, "remove the store of the repository")
-    clear.add_argument("--all", action="store_true", help="remove the stores of all repositories")
+    clear.add_argument(
+        "--all", action="store_true", help="remove the stores of all repositories, and the analyses"
+    )
     return parser
 
 
@@ -208,6 +225,25 @@ def _promote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--note", action="store_true", help="note the receipt on the commit")
     parser.add_argument("--no-hooks", action="store_true", help="do not run the commit's hooks")
     _run_arguments(parser)
+
+
+def _analyse_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Show the size and complexity of the Python files below a folder (--repo), or what has "
+        "changed of them: since the last commit, since a revision, or by a patch that is nowhere "
+        "applied. What was analysed once is known."
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--changed", action="store_true", help="what differs from the last commit")
+    what.add_argument("--patch", metavar="FILE", help="what a patch, or - for standard input, does")
+    parser.add_argument("--base", metavar="REV", help="what differs from REV; what FILE applies to")
+    _output_argument(parser)
+
+
+def _mebibytes(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of MiB")
+    return int(text) * 2**20
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -327,6 +363,53 @@ def _promote(options: argparse.Namespace) -> int:
     return EXIT_PASSED
 
 
+def _analyse(options: argparse.Namespace) -> int:
+    from sandbox_engine.analysis import report
+    from sandbox_engine.report import safe
+
+    if options.patch is None and options.base is None and not options.changed:
+        from sandbox_engine.analysis.scanner import analyse
+
+        with _progress() as progress:
+            scan = analyse(options.repo, progress=progress)
+        if scan.trouble:
+            print(f"warning: nothing is kept: {safe(scan.trouble)}", file=sys.stderr)
+        is_json = options.output == "json"
+        print(json.dumps(report.scan_to_json(scan)) if is_json else report.table(scan))
+        return EXIT_PASSED
+    if options.patch is not None:
+        base = options.base or "HEAD"
+        changes = _engine(options).analyse(_read_patch(options.patch), base=base)
+    else:
+        from sandbox_engine.analysis.comparison import compare_revision
+
+        changes = compare_revision(options.repo, options.base or "HEAD")
+    if options.output == "json":
+        print(json.dumps(report.changes_to_json(changes), indent=2))
+    else:
+        print(report.differences(changes))
+    return EXIT_PASSED
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how far a long analysis is, and leave nothing of it."""
+    started_s = time.monotonic()
+    shown = 0
+
+    def show(done: int, of: int) -> None:
+        nonlocal shown
+        if sys.stderr.isatty() and time.monotonic() - started_s > _PATIENCE_S * (shown + 1):
+            shown += 1
+            print(f"\r\033[Kanalysed {done} of {of} files", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
 def _strategies(options: argparse.Namespace) -> int:
     config = _config(options)
     recipes = config.recipes()
@@ -358,26 +441,55 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _cache_info(options: argparse.Namespace) -> int:
+    from sandbox_engine.analysis.scanner import open_results
     from sandbox_engine.disk import size_of
 
     engine = _engine(options)
     usage = engine.cache.usage()
     size = size_of(engine.store.folder)
+    results = open_results()
+    analyses = results.usage()
     if options.output == "json":
-        record = {"folder": str(engine.store.folder), "bytes": size, "verdicts": usage.verdicts}
+        record = {
+            "folder": str(engine.store.folder),
+            "bytes": size,
+            "verdicts": usage.verdicts,
+            "analyses": {"file": str(results.path), **dataclasses.asdict(analyses)},
+        }
         print(json.dumps(record, indent=2))
         return EXIT_PASSED
     kept = ", ".join(f"{count} {name}" for name, count in sorted(usage.verdicts.items()))
     print(f"store     {engine.store.folder}")
     print(f"size      {size / 2**20:.1f} MiB")
     print(f"verdicts  {kept or 'none'}")
+    print(f"analyses  {results.path}, of all repositories")
+    print(f"size      {analyses.bytes / 2**20:.1f} MiB")
+    for name, count in analyses.results.items():
+        print(f"results   {count} {name}")
+    return EXIT_PASSED
+
+
+def _cache_gc(options: argparse.Namespace) -> int:
+    from sandbox_engine.analysis.scanner import open_results
+    from sandbox_engine.errors import SandboxError
+
+    results = open_results()
+    freed = results.trim(options.size)
+    if results.trouble:
+        raise SandboxError(
+            results.trouble, remedy="`sandbox-engine cache clear --all` makes it anew"
+        )
+    print(f"{freed / 2**20:.1f} MiB freed")
     return EXIT_PASSED
 
 
 def _cache_clear(options: argparse.Namespace) -> int:
     from sandbox_engine import git, store
+    from sandbox_engine.analysis.scanner import open_results
 
     repository = None if options.all else git.find_repository(options.repo)
     freed = store.clear(repository=repository)
+    if options.all:
+        freed += open_results().remove()
     print(f"{freed / 2**20:.1f} MiB freed")
     return EXIT_PASSED

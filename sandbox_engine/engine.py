@@ -46,6 +46,7 @@ from sandbox_engine.verdict import (
 from sandbox_engine.version import VERSION
 
 if TYPE_CHECKING:
+    from sandbox_engine.analysis.comparison import FileChange
     from sandbox_engine.git import Repository
 
 _PROMOTIONS = 3
@@ -119,6 +120,26 @@ class Engine:
             )
         except OSError as error:
             raise git.foreign_failure(error, "the patch cannot be judged") from error
+
+    def analyse(
+        self,
+        patch: str | bytes | Path,
+        *,
+        base: str = "HEAD",
+        format: str | None = None,
+        match: str = Match.DEFAULT,
+    ) -> tuple[FileChange, ...]:
+        """Return what `patch` does to the size and complexity of the Python files of `base`.
+
+        Nothing is checked out and no code is run; the arguments are those of `validate`. Raise
+        PatchError for a patch that does not apply, UsageError for a base that does not exist.
+        """
+        from sandbox_engine.analysis.comparison import compare_candidate
+
+        commit, base_tree = git.resolve_commit(self.repository, base)
+        edits = _edits_of(patch, format)
+        candidate = build_tree(self.store, commit, base_tree, edits, match=_match_of(match))
+        return compare_candidate(candidate, cache_home=self._cache_home)
 
     def _validate(
         self,

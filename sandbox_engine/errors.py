@@ -36,6 +36,10 @@ class RepositoryError(UsageError):
     """The folder is no repository, or one of a kind that cannot be worked on."""
 
 
+class NoRepositoryError(RepositoryError):
+    """The folder is in no repository at all."""
+
+
 class PatchError(SandboxError):
     """The patch cannot become a tree; `findings` name every edit that stands in the way.
 

@@ -21,6 +21,7 @@ from sandbox_engine import process
 from sandbox_engine.errors import (
     DiskFullError,
     GitError,
+    NoRepositoryError,
     RepositoryError,
     SandboxError,
     UsageError,
@@ -250,7 +251,7 @@ def _no_repository(folder: Path, error: GitError) -> SandboxError:
     if "unknown repository extension" in error.stderr:
         return _unsupported(folder, error.stderr.splitlines()[-1].strip())
     if "not a git repository" in error.stderr:
-        return RepositoryError(
+        return NoRepositoryError(
             f"`{folder}` is not in a git repository",
             remedy="give one with `--repo`, or make one with `git init`",
         )

@@ -1,8 +1,9 @@
-"""Git's index as a file: some entries replaced in place, so that the rest need not be read.
+"""Git's index as a file: read, or some entries replaced in place so that the rest need not be.
 
 `git update-index` reads, sorts and writes every entry. A sandbox's index differs from that of its
 base by as many entries as the candidate changes, so it is put together from the base's own bytes.
-The format is version 2 of https://git-scm.com/docs/index-format, without extensions.
+The format is that of https://git-scm.com/docs/index-format: versions 2 to 4 are read, version 2
+without extensions is written.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import hashlib
 import mmap
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+_VERSIONS = (2, 3, 4)
+_EXTENDED, _STAGE, _INTENT_TO_ADD = 0x4000, 0x3000, 0x2000
+_EXTENSION = struct.Struct(">4sI")
 _HEADER = struct.Struct(">4sII")
 _ENTRY = struct.Struct(">10I20sH")
 _LONG_NAME = 0xFFF
@@ -32,6 +36,76 @@ class Entry:
     id: str
     size: int
     mtime_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What git knows of a file it has read: blob id, and the file's status at that time.
+
+    Times are in nanoseconds; `size` and `inode` are the lowest 32 bits.
+    """
+
+    id: bytes
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+def read_known(index: bytes) -> dict[bytes, Known]:
+    """Return what an index says of each path that is merged and whose content is added.
+
+    Raise ValueError for what is no whole index of versions 2 to 4 with SHA-1 ids, or shares its
+    entries with another file.
+    """
+    try:
+        return dict(_known(index))
+    except (struct.error, IndexError) as error:
+        raise ValueError("the index is torn") from error
+
+
+def _known(index: bytes) -> Iterator[tuple[bytes, Known]]:
+    signature, version, count = _HEADER.unpack_from(index)
+    if signature != b"DIRC" or version not in _VERSIONS:
+        raise ValueError(f"not an index that can be read: {signature!r}, {version}")
+    offset, name = _HEADER.size, b""
+    for _ in range(count):
+        fields = _ENTRY.unpack_from(index, offset)
+        flags, start = fields[11], offset + _ENTRY.size
+        extended = 0
+        if flags & _EXTENDED:
+            extended = int.from_bytes(index[start : start + 2], "big")
+            start += 2
+        if version == 4:
+            removed, start = _varint(index, start)
+            end = index.index(b"\0", start)
+            name = name[: len(name) - removed] + index[start:end]
+            offset = end + 1
+        else:
+            end = index.index(b"\0", start)
+            name = index[start:end]
+            offset += _padded(end - offset)
+        if not flags & _STAGE and not extended & _INTENT_TO_ADD:
+            ctime_ns = fields[0] * 10**9 + fields[1]
+            mtime_ns = fields[2] * 10**9 + fields[3]
+            yield name, Known(fields[10], fields[9], mtime_ns, ctime_ns, fields[5])
+    # What follows are extensions, and a checksum of twenty bytes.
+    while offset + _EXTENSION.size + 20 <= len(index):
+        kind, size = _EXTENSION.unpack_from(index, offset)
+        if kind == b"link":
+            raise ValueError("a split index")
+        offset += _EXTENSION.size + size
+
+
+def _varint(index: bytes, offset: int) -> tuple[int, int]:
+    """Return a number in the encoding of `OFS_DELTA`, and where it ends."""
+    byte = index[offset]
+    value = byte & 0x7F
+    while byte & 0x80:
+        offset += 1
+        byte = index[offset]
+        value = ((value + 1) << 7) | (byte & 0x7F)
+    return value, offset + 1
 
 
 def find_offsets(index: bytes) -> array.array[int]:

@@ -25,7 +25,7 @@ from sandbox_engine import process
 from sandbox_engine.analysis.analysers import Analyser, NotAnalysableError, Unknown
 from sandbox_engine.analysis.worker import LENGTH
 
-TIME_OUT_S = 60.0
+TIME_OUT_S = 30.0
 _AHEAD = 4
 """How many files per worker are read before they are wanted."""
 
@@ -53,6 +53,7 @@ class Workers:
     def __init__(self, most: int | None = None, *, timeout_s: float = TIME_OUT_S) -> None:
         self._most = most or len(os.sched_getaffinity(0))
         self._timeout_s = timeout_s
+        self._workers: set[_Worker] = set()
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()
 
@@ -60,19 +61,29 @@ class Workers:
         """Yield each job with an answer for each of its analysers, in the order they are ready."""
         pending: set[Future[tuple[Job, tuple[Answer, ...]]]] = set()
         with ThreadPoolExecutor(self._most, "analysis") as threads:
-            for job in jobs:
-                pending.add(threads.submit(self._answered, job))
-                if len(pending) >= self._most * _AHEAD:
+            try:
+                for job in jobs:
+                    pending.add(threads.submit(self._answered, job))
+                    if len(pending) >= self._most * _AHEAD:
+                        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                        yield from (one.result() for one in done)
+                while pending:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
                     yield from (one.result() for one in done)
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (one.result() for one in done)
+            except BaseException:
+                # An interrupt, say: what is asked for by nobody must not be waited for.
+                threads.shutdown(wait=False, cancel_futures=True)
+                self.close()
+                raise
 
     def close(self) -> None:
-        """End all workers; the next run starts new ones."""
+        """End all workers, also those at work; the next run starts new ones."""
         with self._lock:
-            idle, self._idle = self._idle, []
+            workers, idle = self._workers, self._idle
+            self._workers, self._idle = set(), []
+        for worker in workers:
+            worker.kill()
+        # Those at work are closed by the threads that wait for them.
         for worker in idle:
             worker.close()
 
@@ -87,22 +98,38 @@ class Workers:
     def _ask(self, content: bytes, analysers: Sequence[Analyser]) -> list[Answer]:
         if not analysers:
             return []
-        with self._lock:
-            worker = self._idle.pop() if self._idle else None
-        worker = worker or _Worker()
+        worker = self._free_worker()
         try:
             replies = worker.ask(
                 content, [str(one.reference) for one in analysers], self._timeout_s
             )
         except _LostError as error:
-            worker.close()
+            self._drop(worker)
             return [Answer(Unknown(str(error)), recurs=False)] * len(analysers)
         except BaseException:
-            worker.close()
+            self._drop(worker)
             raise
         with self._lock:
-            self._idle.append(worker)
+            is_wanted = worker in self._workers
+            if is_wanted:
+                self._idle.append(worker)
+        if not is_wanted:
+            worker.close()
         return [_answer(reply) for reply in replies]
+
+    def _free_worker(self) -> _Worker:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        worker = _Worker()
+        with self._lock:
+            self._workers.add(worker)
+        return worker
+
+    def _drop(self, worker: _Worker) -> None:
+        with self._lock:
+            self._workers.discard(worker)
+        worker.close()
 
 
 def _answer(reply: dict[str, Any]) -> Answer:
@@ -137,11 +164,14 @@ class _Worker:
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        self._say(json.dumps({"path": [part or os.getcwd() for part in sys.path]}).encode())
+        self._opening = json.dumps({"path": [part or os.getcwd() for part in sys.path]}).encode()
 
     def ask(self, content: bytes, functions: Sequence[str], timeout_s: float) -> Any:
         deadline = time.monotonic() + timeout_s
         try:
+            if self._opening:
+                self._say(self._opening)
+                self._opening = b""
             request = {"functions": functions, "size": len(content)}
             self._say(json.dumps(request).encode(), content)
             (length,) = LENGTH.unpack(self._hear(LENGTH.size, deadline))
@@ -149,13 +179,19 @@ class _Worker:
         except BrokenPipeError as error:
             raise _LostError(self._end()) from error
 
-    def close(self) -> None:
+    def kill(self) -> None:
+        """End the process; a thread that waits for its answer is told that it has crashed."""
         self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
         self._process.wait()
+
+    def close(self) -> None:
+        """End the process and give back what led to it."""
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            # What was not written yet cannot be any more.
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
     def _say(self, text: bytes, content: bytes = b"") -> None:
         assert self._process.stdin is not None
@@ -165,10 +201,11 @@ class _Worker:
     def _hear(self, size: int, deadline: float) -> bytes:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
         heard = bytearray()
         while len(heard) < size:
-            left_s = max(0.0, deadline - time.monotonic())
-            if not select.select([descriptor], [], [], left_s)[0]:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise _LostError("the analysis took too long")
             part = os.read(descriptor, size - len(heard))
             if not part:

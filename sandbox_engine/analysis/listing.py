@@ -1,0 +1,190 @@
+"""Which files of a folder count, and what that depends on.
+
+In a repository git says which: tracked files, and untracked ones that no rule ignores. Elsewhere
+hidden folders, environments and caches are left out. Nested repositories and submodules are
+projects of their own and are left out too.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox_engine import git
+from sandbox_engine.errors import NoRepositoryError, RepositoryError, UsageError
+
+_LEFT_OUT = frozenset({"__pycache__", "node_modules"})
+# What git remembers of the work tree from earlier is not asked: this has to be fresh.
+_GIT = ("-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder that is scanned; `prefix` leads to it from the top of its work tree, as `a/b/`."""
+
+    root: Path
+    repository: git.Repository | None = None
+    prefix: str = ""
+
+    @property
+    def top(self) -> Path | None:
+        """The top of the work tree, None outside of a repository."""
+        return None if self.repository is None else self.repository.top
+
+
+def find_place(path: str | os.PathLike[str]) -> Place:
+    """Return the folder at `path` and the repository that it is in, if it is in one.
+
+    Raise UsageError if it is no folder, RepositoryError if its repository cannot be used.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise UsageError(f"`{root}` is not a folder", remedy="give the folder of a project")
+    root = root.resolve()
+    try:
+        repository = git.find_repository(root)
+    except NoRepositoryError:
+        return Place(root)
+    top = None if repository.top is None else repository.top.resolve()
+    if top is None or not root.is_relative_to(top):
+        raise RepositoryError(
+            f"`{root}` is not in the work tree of a repository, but in what git keeps",
+            remedy="give a folder of a work tree; `git worktree add` makes one",
+        )
+    below = root.relative_to(top).as_posix()
+    return Place(root, repository, "" if below == "." else f"{below}/")
+
+
+def list_names(place: Place, within: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the paths of the files that count, relative to the root, in no order.
+
+    With `within` only those of these paths, and of those that end with `/` what is below. Files
+    that are tracked and gone are among them. Raise GitError if git cannot say.
+    """
+    if place.repository is None:
+        yield from _walked(os.fspath(place.root), within)
+        return
+    output = git.run_git(
+        [*_GIT, "ls-files", "-co", "--exclude-standard", "--deduplicate", "-z", "--", *within],
+        cwd=place.root,
+        env=git.plain_environment(GIT_LITERAL_PATHSPECS="1"),
+    )
+    for name in os.fsdecode(output).split("\0"):
+        # A nested repository is named as a folder.
+        if name and not name.endswith("/"):
+            yield name
+
+
+def _walked(root: str, within: Sequence[str]) -> Iterator[str]:
+    wanted = tuple(within)
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(os.path.join(root, folder)) as found:
+                entries = list(found)
+        except OSError:
+            # It is gone already, or nobody may look into it.
+            continue
+        if any(entry.name == "pyvenv.cfg" for entry in entries):
+            continue
+        for entry in entries:
+            name = folder + entry.name
+            if not entry.is_dir(follow_symlinks=False):
+                if not wanted or name.startswith(wanted):
+                    yield name
+            elif not entry.name.startswith(".") and entry.name not in _LEFT_OUT:
+                pending.append(f"{name}/")
+
+
+def statuses(root: Path, names: Iterable[str]) -> dict[str, os.stat_result]:
+    """Return what `lstat` says of those of `names` that are there, and not behind a link."""
+    top = os.fspath(root)
+    real: dict[str, bool] = {"": True}
+
+    def is_real(folder: str) -> bool:
+        if folder not in real:
+            real[folder] = is_real(folder.rpartition("/")[0]) and stat.S_ISDIR(
+                mode_of(os.path.join(top, folder))
+            )
+        return real[folder]
+
+    found = {}
+    for name in names:
+        if is_real(name.rpartition("/")[0]):
+            try:
+                found[name] = os.lstat(f"{top}/{name}")
+            except OSError:
+                continue
+    return found
+
+
+def mode_of(path: str) -> int:
+    """Return type and permissions of what is at `path`, no link followed; 0 for nothing."""
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The files beside those of the work tree that decide what counts, as they were."""
+
+    paths: tuple[str, ...]
+    states: tuple[tuple[int, ...], ...]
+
+    def hold(self) -> bool:
+        """Tell whether none of the files has changed since."""
+        return self.states == _states(self.paths)
+
+
+def read_rules(place: Place) -> Rules:
+    """Return the rules of the repository at `place`; they are read before anything is listed."""
+    if place.repository is None:
+        return Rules((), ())
+    git_dir, common_dir = place.repository.git_dir, place.repository.common_dir
+    paths = {
+        *(os.fspath(git_dir / name) for name in ("index", "HEAD", "config.worktree")),
+        *(os.fspath(common_dir / name) for name in ("config", "info/exclude", "info/attributes")),
+        *_configured(place),
+    }
+    home = os.path.expanduser("~")
+    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
+    paths.add(os.path.join(home, ".gitconfig"))
+    paths |= {os.path.join(settings, "git", name) for name in ("config", "ignore", "attributes")}
+    # The ignore files above the folder are those of the work tree, which is not scanned there.
+    folder = place.root
+    while folder != place.top:
+        folder = folder.parent
+        paths |= {os.fspath(folder / name) for name in (".gitignore", ".gitattributes")}
+    ordered = tuple(sorted(paths))
+    return Rules(ordered, _states(ordered))
+
+
+def _configured(place: Place) -> Iterator[str]:
+    """Yield the files that git's configuration comes from, and those that it names."""
+    output = git.run_git(["config", "--list", "--show-origin", "-z"], cwd=place.root)
+    words = os.fsdecode(output).split("\0")
+    for origin, setting in zip(words[::2], words[1::2], strict=False):
+        kind, _, path = origin.partition(":")
+        if kind == "file":
+            yield os.path.join(place.root, path)
+        name, _, value = setting.partition("\n")
+        if name in ("core.excludesfile", "core.attributesfile"):
+            yield os.path.join(place.root, os.path.expanduser(value))
+
+
+def _states(paths: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    return tuple(_state(path) for path in paths)
+
+
+def _state(path: str) -> tuple[int, ...]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
