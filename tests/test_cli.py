@@ -310,6 +310,89 @@ def test_doctor_tells_what_is_wrong_with_the_configuration(project: GitBox) -> N
     assert "BAD  interpreter: " in done.stdout
 
 
+def test_analyses_are_shown_and_compared(project: GitBox, tmp_path: Path) -> None:
+    shown = run("analyse", cwd=project.top, check=0)
+    assert shown.stdout.splitlines()[0].split() == [
+        *("lines", "source", "functions", "most", "complex", "mi", "file")
+    ]
+    assert shown.stdout.splitlines()[-1] == "2 files, 11 lines, 3 functions"
+    assert run("analyse", cwd=project.top / "tests").stdout.endswith(
+        "1 file, 9 lines, 2 functions\n"
+    )
+    record = json.loads(run("analyse", "--output", "json", cwd=project.top, check=0).stdout)
+    assert record["files"]["calc.py"]["metrics"]["functions"][0]["name"] == "add"
+    assert run("analyse", "--changed", cwd=project.top).stdout.startswith("no size")
+    only = run("analyse", "--patch", "-", cwd=project.top, text=BREAKING, check=0)
+    assert only.stdout.startswith("~ calc.py  lines 2 -> 3, complexity 1")
+    project.write({"calc.py": "x = 1\n"})
+    for arguments in (["--changed"], ["--base", "HEAD"]):
+        done = run("analyse", *arguments, "--output", "json", cwd=project.top, check=0)
+        (change,) = json.loads(done.stdout)["files"]
+        assert change["functions"][0]["after"] is None
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.py").write_text("x = 1\n")
+    assert "1 file, 1 line" in run("analyse", cwd=tmp_path / "plain", check=0).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--repo", "nowhere"], 2, "`nowhere` is not a folder"),
+        (["--base", "nowhere"], 2, "`nowhere` names no commit"),
+        (["--patch", "nowhere"], 2, "the patch `nowhere` cannot be read"),
+        (["--changed", "--patch", "x"], 2, "not allowed with"),
+        (["--repo", ".git"], 2, "is not in the work tree of a repository"),
+    ],
+)
+def test_what_cannot_be_analysed_is_one_sentence_and_a_hint(
+    project: GitBox, arguments: list[str], code: int, sentence: str
+) -> None:
+    done = run("analyse", *arguments, cwd=project.top, check=code)
+    assert sentence in done.stderr and done.stdout == ""
+
+
+def test_an_analysis_that_is_interrupted_leaves_no_process(project: GitBox) -> None:
+    project.write({f"slow{number}.py": "x = [1]\n" * 30_000 for number in range(40)})
+    child = subprocess.Popen(
+        [sys.executable, "-m", "sandbox_engine", "analyse"],
+        cwd=project.top,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    workers: list[str] = []
+    deadline = time.monotonic() + 20
+    while not workers and time.monotonic() < deadline:
+        children = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        threads = Path(f"/proc/{child.pid}/task").iterdir()
+        workers = [pid for task in threads for pid in (task / "children").read_text().split()]
+        workers = [pid for pid in (*children, *workers) if "worker.py" in _command(pid)]
+    assert workers
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=20)
+    assert child.returncode == 130 and said == "interrupted; nothing was changed\n"
+    assert [pid for pid in workers if "worker.py" in _command(pid)] == []
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def test_analyses_are_counted_and_trimmed(project: GitBox) -> None:
+    run("analyse", cwd=project.top, check=0)
+    record = json.loads(run("cache", "info", "--output", "json", cwd=project.top).stdout)
+    assert sorted(record["analyses"]["results"].values()) == [2, 2]
+    assert "results   2 metrics 1 radon-" in run("cache", "info", cwd=project.top).stdout
+    assert run("cache", "gc", cwd=project.top, check=0).stdout == "0.0 MiB freed\n"
+    run("cache", "gc", "--size", "0", cwd=project.top, check=0)
+    record = json.loads(run("cache", "info", "--output", "json", cwd=project.top).stdout)
+    assert record["analyses"]["results"] == {}
+    done = run("cache", "gc", "--size", "many", cwd=project.top, check=2)
+    assert "`many` is no number of MiB" in done.stderr
+
+
 def test_the_cache_is_seen_and_cleared(project: GitBox) -> None:
     run("validate", "-", "--strategy", "SYNTAX_ONLY", cwd=project.top, text=GOOD, check=0)
     assert "1 PASSED" in run("cache", "info", cwd=project.top, check=0).stdout
