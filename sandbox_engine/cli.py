@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     _analyse_arguments(
         _command(commands, "analyse", _analyse, "show the size and complexity of Python files")
     )
+    _watch_arguments(_command(commands, "watch", _watch, "keep the analyses of a work tree fresh"))
     _command(commands, "doctor", _doctor, "check that all that is needed is here")
     cache = _command(commands, "cache", None, "see or clear what is kept between runs")
     actions = cache.add_subparsers(metavar="ACTION", required=True)
@@ -237,6 +238,22 @@ def _analyse_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--changed", action="store_true", help="what differs from the last commit")
     what.add_argument("--patch", metavar="FILE", help="what a patch, or - for standard input, does")
     parser.add_argument("--base", metavar="REV", help="what differs from REV; what FILE applies to")
+    _output_argument(parser)
+
+
+def _watch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Watch a work tree: what changes is analysed before anybody asks, and `analyse` need not "
+        "look at every file. One process watches; it ends when it is told to, or the work tree is "
+        "gone. Exit code 1 of --status: none runs."
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--foreground", action="store_true", help="watch until interrupted (what is done else)"
+    )
+    what.add_argument("--daemon", action="store_true", help="start a process that watches")
+    what.add_argument("--stop", action="store_true", help="end it")
+    what.add_argument("--status", action="store_true", help="tell what it does")
     _output_argument(parser)
 
 
@@ -389,6 +406,44 @@ def _analyse(options: argparse.Namespace) -> int:
     else:
         print(report.differences(changes))
     return EXIT_PASSED
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from sandbox_engine import watcher
+
+    if options.status:
+        return _watch_status(options)
+    if options.daemon:
+        is_new = watcher.start(options.repo)
+        print("watching" if is_new else "watched already")
+    elif options.stop:
+        print("stopped" if watcher.stop(options.repo) else "not watched")
+    else:
+        watcher.run(options.repo)
+    return EXIT_PASSED
+
+
+def _watch_status(options: argparse.Namespace) -> int:
+    from sandbox_engine import watcher
+    from sandbox_engine.report import safe
+
+    status = watcher.status(options.repo)
+    if options.output == "json":
+        print(json.dumps(status, indent=2))
+    elif status is None:
+        print("not watched")
+    else:
+        print(safe(f"watching  {status['top']}"))
+        print(f"process   {status['pid']}, since {status['started']}")
+        print(f"folders   {status['folders']}, and {status['ignored']} that are ignored")
+        print(f"changes   {status['changes']} paths are remembered")
+        print(f"analysed  {status['refreshed'] or 'not yet'}")
+        print(f"log       {watcher.log_of(options.repo)}")
+        for one in status["swept"]:
+            print(safe(f"looked at each time: {one['folder']}: {one['reason']}"))
+            if one["remedy"]:
+                print(f"    hint: {one['remedy']}")
+    return EXIT_PASSED if status is not None else EXIT_REFUSED
 
 
 @contextlib.contextmanager

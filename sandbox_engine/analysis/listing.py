@@ -1,4 +1,4 @@
-"""Which files of a folder count, and what that depends on.
+"""Which files of a folder count.
 
 In a repository git says which: tracked files, and untracked ones that no rule ignores. Elsewhere
 hidden folders, environments and caches are left out. Nested repositories and submodules are
@@ -128,63 +128,3 @@ def mode_of(path: str) -> int:
         return os.lstat(path).st_mode
     except OSError:
         return 0
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The files beside those of the work tree that decide what counts, as they were."""
-
-    paths: tuple[str, ...]
-    states: tuple[tuple[int, ...], ...]
-
-    def hold(self) -> bool:
-        """Tell whether none of the files has changed since."""
-        return self.states == _states(self.paths)
-
-
-def read_rules(place: Place) -> Rules:
-    """Return the rules of the repository at `place`; they are read before anything is listed."""
-    if place.repository is None:
-        return Rules((), ())
-    git_dir, common_dir = place.repository.git_dir, place.repository.common_dir
-    paths = {
-        *(os.fspath(git_dir / name) for name in ("index", "HEAD", "config.worktree")),
-        *(os.fspath(common_dir / name) for name in ("config", "info/exclude", "info/attributes")),
-        *_configured(place),
-    }
-    home = os.path.expanduser("~")
-    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
-    paths.add(os.path.join(home, ".gitconfig"))
-    paths |= {os.path.join(settings, "git", name) for name in ("config", "ignore", "attributes")}
-    # The ignore files above the folder are those of the work tree, which is not scanned there.
-    folder = place.root
-    while folder != place.top:
-        folder = folder.parent
-        paths |= {os.fspath(folder / name) for name in (".gitignore", ".gitattributes")}
-    ordered = tuple(sorted(paths))
-    return Rules(ordered, _states(ordered))
-
-
-def _configured(place: Place) -> Iterator[str]:
-    """Yield the files that git's configuration comes from, and those that it names."""
-    output = git.run_git(["config", "--list", "--show-origin", "-z"], cwd=place.root)
-    words = os.fsdecode(output).split("\0")
-    for origin, setting in zip(words[::2], words[1::2], strict=False):
-        kind, _, path = origin.partition(":")
-        if kind == "file":
-            yield os.path.join(place.root, path)
-        name, _, value = setting.partition("\n")
-        if name in ("core.excludesfile", "core.attributesfile"):
-            yield os.path.join(place.root, os.path.expanduser(value))
-
-
-def _states(paths: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    return tuple(_state(path) for path in paths)
-
-
-def _state(path: str) -> tuple[int, ...]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

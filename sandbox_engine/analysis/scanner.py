@@ -33,17 +33,12 @@ from sandbox_engine.analysis.computing import (
     look_up,
     unreadable,
 )
-from sandbox_engine.analysis.listing import (
-    Rules,
-    find_place,
-    list_names,
-    read_rules,
-    statuses,
-)
+from sandbox_engine.analysis.listing import find_place, list_names, statuses
 from sandbox_engine.analysis.results import Results
 from sandbox_engine.analysis.stamps import Stamp
 from sandbox_engine.analysis.workers import Workers
 from sandbox_engine.errors import GitError
+from sandbox_engine.ignoring import IN_TREE, Rules, read_rules
 
 _DATABASE = "analyses.sqlite3"
 SHIPPED = ("skeleton", "metrics")
@@ -54,7 +49,6 @@ _TARGETED = 500
 """When more may have changed, all files are looked at: it is one listing instead of many."""
 _AGAIN_S = 600.0
 """After so long an analysis that crashed or took too long is tried again."""
-_DECIDING = (".gitignore", ".gitattributes", ".git")
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Is told how many files were read so far, and how many have to be."""
@@ -248,7 +242,7 @@ class Scanner:
         prefix = self._place.prefix
         touched = set()
         for path in changes.paths:
-            if path.rstrip("/").rpartition("/")[2] in _DECIDING or prefix.startswith(path):
+            if path.rstrip("/").rpartition("/")[2] in IN_TREE or prefix.startswith(path):
                 return None
             if path.startswith(prefix):
                 touched.add(path[len(prefix) :])
@@ -256,7 +250,8 @@ class Scanner:
 
     def _sweep(self) -> dict[str, os.stat_result | None]:
         """Return what is at every path that counts, None for those that do no more."""
-        self._rules = read_rules(self._place)
+        if self._place.repository is not None:
+            self._rules = read_rules(self._place.repository, self._place.root)
         if self._kept is None:
             self._kept = self._results.stamps(os.fsencode(self._place.root))
         found = statuses(self._place.root, list_names(self._place))

@@ -1,22 +1,11 @@
-"""What may have changed below a folder, as a process says that watches it."""
+"""What may have changed below a folder, as a process says that watches it.
+
+`client` asks, `server` answers; `journal` is what the server remembers and `folders` what it has
+the kernel watch. docs/watching.md has the guarantees and the limits.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from sandbox_engine.watch.client import Changes, ask
 
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Paths that may have changed since a clock value, None for any; and the value from now on.
-
-    They are relative to the top of the work tree; one that ends with `/` is all that is below.
-    """
-
-    clock: str
-    paths: frozenset[str] | None
-
-
-def ask(top: Path, since: str | None, *, timeout_s: float = 1.0) -> Changes | None:
-    """Return what may have changed below `top`; None where nobody watches it."""
-    return None
+__all__ = ["Changes", "ask"]
