@@ -26,6 +26,8 @@ EXIT_PASSED, EXIT_REFUSED, EXIT_USAGE, EXIT_UNJUDGED, EXIT_INTERRUPTED = 0, 1, 2
 _PATIENCE_S = 0.3
 """So often the progress of an analysis is shown."""
 
+_SHOWN = 5
+
 _FORMAT_HELP = (
     "json, unified, mbox, search-replace, apply-patch or files; found out where it is not named"
 )
@@ -439,10 +441,12 @@ def _watch_status(options: argparse.Namespace) -> int:
         print(f"changes   {status['changes']} paths are remembered")
         print(f"analysed  {status['refreshed'] or 'not yet'}")
         print(f"log       {watcher.log_of(options.repo)}")
-        for one in status["swept"]:
+        for one in status["swept"][:_SHOWN]:
             print(safe(f"looked at each time: {one['folder']}: {one['reason']}"))
-            if one["remedy"]:
-                print(f"    hint: {one['remedy']}")
+        if len(status["swept"]) > _SHOWN:
+            print(f"    and {len(status['swept']) - _SHOWN} more")
+        for remedy in sorted({one["remedy"] for one in status["swept"]} - {""}):
+            print(f"    hint: {remedy}")
     return EXIT_PASSED if status is not None else EXIT_REFUSED
 
 

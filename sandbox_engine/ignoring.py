@@ -87,15 +87,14 @@ def ignored_folders(top: Path, folders: Collection[str]) -> set[str]:
     """
     if not folders:
         return set()
-    environment = git.plain_environment(GIT_LITERAL_PATHSPECS="1")
     output = git.run_git(
         ["check-ignore", "-z", "--stdin"],
         cwd=top,
-        env=environment,
-        input=b"".join(os.fsencode(folder) + b"\0" for folder in folders),
+        # A path that begins with a colon would be magic.
+        input=b"".join(b"./%s\0" % os.fsencode(folder) for folder in folders),
         accept=(0, 1),
     )
-    ignored = {name for name in os.fsdecode(output).split("\0") if name}
+    ignored = {name[2:] for name in os.fsdecode(output).split("\0") if name}
     return ignored - with_tracked_files(top, ignored)
 
 

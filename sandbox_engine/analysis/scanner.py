@@ -50,6 +50,10 @@ _TARGETED = 500
 _AGAIN_S = 600.0
 """After so long an analysis that crashed or took too long is tried again."""
 
+_PATIENCE_S = 1.0
+"""A watcher that needs longer is stalled, or a sweep is quicker."""
+_ASK_AGAIN_S = 10.0
+
 Progress: TypeAlias = Callable[[int, int], None]
 """Is told how many files were read so far, and how many have to be."""
 
@@ -143,6 +147,7 @@ class Scanner:
         self._workers = Workers(most_workers)
         self._lock = threading.Lock()
         self._clock: str | None = None
+        self._ask_again_s = 0.0
         self._rules: Rules | None = None
         self._last: Scan | None = None
         self._files: dict[str, FileAnalysis] = {}
@@ -179,9 +184,7 @@ class Scanner:
         with self._lock:
             started_s = time.monotonic()
             task = _Task(progress)
-            changes = None
-            if self._place.top is not None:
-                changes = watch.ask(self._place.top, self._clock)
+            changes = self._asked()
             found = self._targets(changes)
             if found is None:
                 task.swept = True
@@ -203,6 +206,16 @@ class Scanner:
             )
             self._last = self._made(effort, anew=task.has_changed)
             return self._last
+
+    def _asked(self) -> watch.Changes | None:
+        """Return what the watcher says; one that is too slow is left alone for a while."""
+        if self._place.top is None or time.monotonic() < self._ask_again_s:
+            return None
+        started_s = time.monotonic()
+        changes = watch.ask(self._place.top, self._clock, timeout_s=_PATIENCE_S)
+        if changes is None and time.monotonic() - started_s >= _PATIENCE_S:
+            self._ask_again_s = time.monotonic() + _ASK_AGAIN_S
+        return changes
 
     def _made(self, effort: Effort, *, anew: bool) -> Scan:
         trouble = self._results.trouble

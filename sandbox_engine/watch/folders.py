@@ -37,12 +37,14 @@ class Folders:
     """The folders below `top` that are watched; paths are relative to it, and "" is itself.
 
     `excluded` are those that git does not look into, `swept` those that cannot be watched and
-    why: both stand for all that is below them. At most `most` are watched.
+    why: both stand for all that is below them. At most `most` are watched. What went wrong on the
+    way is in `complaints` until somebody clears them.
     """
 
     def __init__(self, top: Path, most: float = math.inf) -> None:
         self.excluded: set[str] = set()
         self.swept: dict[str, str] = {}
+        self.complaints: list[str] = []
         self._top = os.fspath(top)
         self._most = most
         self._paths: dict[int, str] = {}
@@ -128,8 +130,9 @@ class Folders:
     def _ignored(self, folders: Collection[str]) -> set[str]:
         try:
             return ignored_folders(Path(self._top), folders)
-        except GitError:
+        except GitError as error:
             # A folder became a link in this moment, say: to watch too much does no harm.
+            self.complaints.append(f"git does not say what is ignored: {error.problem}")
             return set()
 
     def _watch(self, folder: str) -> bool:

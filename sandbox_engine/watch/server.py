@@ -39,6 +39,7 @@ _CLIENT_S = 5.0
 _MOST_CLIENTS = 64
 _MOST_QUESTION = 1 << 16
 _LOG_BYTES = 1 << 20
+_TOLD = 5
 _NOT_RULES = ("index", "HEAD")
 """What of the rules changes with every commit, and unignores what gets tracked alone."""
 
@@ -169,6 +170,9 @@ class Server:
                 self._accept()
             elif isinstance(key.data, _Client):
                 self._talk(key.data, ready)
+        for complaint in self._folders.complaints:
+            self._say(complaint)
+        self._folders.complaints.clear()
         self._look_after_refresher()
         now_s = time.monotonic()
         for client in [one for one in self._clients.values() if one.since_s + _CLIENT_S < now_s]:
@@ -408,7 +412,7 @@ class Server:
         ]
 
     def _tell_swept(self) -> None:
-        for one in self._swept()[:10]:
+        for one in self._swept()[:_TOLD]:
             hint = f"; hint: {one['remedy']}" if one["remedy"] else ""
             self._say(f"`{one['folder']}` is not watched: {one['reason']}{hint}")
 

@@ -63,8 +63,11 @@ class Box:
         folder = self.draw.choice(("", "a", "a/b", "c", "c/d/e", "ignored"))
         suffix = self.draw.choice((".txt", ".py"))
         path = self.top / folder / f"{self.draw.randrange(_FILES)}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        # A file may be where the folder was.
+        with contextlib.suppress(FileExistsError, NotADirectoryError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path
+        return self.top / path.name
 
 
 def make(top: Path, seed: int) -> Box:
@@ -185,8 +188,8 @@ def _grow(box: Box, path: Path) -> None:
 def _link(box: Box, path: Path) -> None:
     """Give a file a second name, and write through it."""
     with contextlib.suppress(FileExistsError, IsADirectoryError):
-        other = box.top / "ignored" / "linked.bin"
-        other.parent.mkdir(exist_ok=True)
+        # Where it is watched: of a name elsewhere nobody is told, see docs/watching.md.
+        other = box.top / "linked.bin"
         other.unlink(missing_ok=True)
         os.link(path, other)
         other.write_text(box.text())
