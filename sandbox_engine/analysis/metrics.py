@@ -13,7 +13,9 @@ lines, which takes minutes for a table of some thousand lines.
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
+import re
 import tokenize
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,6 +32,7 @@ _Token = tokenize.TokenInfo
 _ODD_BREAKS = frozenset("\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")
 """What `str.splitlines` takes for the end of a line, and the tokenizer does not."""
 
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _LAYOUT = (tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 
@@ -119,15 +122,20 @@ def _argument_names(args: ast.arguments) -> list[str]:
 def count_lines(text: str) -> raw.Module:
     """Return what `radon.raw.analyze` returns, in time that grows with the text alone."""
     if not _ODD_BREAKS.isdisjoint(text):
-        return raw.analyze(text)
-    lines = [line.strip() for line in text.splitlines()]
+        # Inside of a string radon is at a loss about them.
+        with contextlib.suppress(SyntaxError):
+            return raw.analyze(text)
+    lines = [line.strip() for line in _LINE_BREAK.split(text)]
     tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
     counts = dict.fromkeys(raw.Module._fields, 0)
+    done = 0
     for group in _groups(tokens):
-        first, last = group[0].start[0], group[-1].end[0]
-        if group[-1].end[1] == 0 and last > first:
+        last = group[-1].end[0]
+        if group[-1].end[1] == 0 and last > group[0].start[0]:
             last -= 1
-        _count(group, lines[first - 1 : last], counts)
+        # A line with a backslash alone has no token, and is a part of what follows.
+        _count(group, lines[done:last], counts)
+        done = last
     counts["loc"] = sum(counts[name] for name in ("sloc", "blank", "multi", "single_comments"))
     return raw.Module(**counts)
 
