@@ -78,6 +78,8 @@ def _known(index: bytes) -> Iterator[tuple[bytes, Known]]:
             start += 2
         if version == 4:
             removed, start = _varint(index, start)
+            if removed > len(name):
+                raise ValueError("the index is torn")
             end = index.index(b"\0", start)
             name = name[: len(name) - removed] + index[start:end]
             offset = end + 1

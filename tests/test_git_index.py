@@ -1,7 +1,8 @@
-"""An index that is spliced, against what git makes of the same changes."""
+"""An index that is spliced or read, against what git makes and says of the same."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox_engine import git_index
-from sandbox_engine.git_index import Entry, find_offsets, joined, splice
+from sandbox_engine.git_index import Entry, find_offsets, joined, read_known, splice
 
 CONTENTS = (b"", b"one\n", b"another\n")
 IDS = tuple(
@@ -214,3 +215,65 @@ def test_git_notices_an_index_that_is_spliced_wrongly(
     monkeypatch.setattr(git_index, "_position", lambda index, offsets, path: 0)
     with pytest.raises(AssertionError):
         agrees(objects, {b"a": ONE, b"b": ONE}, {b"a": ONE, b"b": ONE, b"c": ONE})
+
+
+def index_of(box: GitBox) -> bytes:
+    return (box.top / ".git" / "index").read_bytes()
+
+
+def git_says(box: GitBox) -> dict[bytes, bytes]:
+    """Return path and id of each entry, as git lists them."""
+    lines = box.git("ls-files", "--stage", "-z").split("\0")
+    pairs = (line.split("\t", 1) for line in lines if line)
+    return {os.fsencode(path): bytes.fromhex(fields.split()[1]) for fields, path in pairs}
+
+
+@pytest.mark.parametrize("version", ["2", "3", "4"])
+def test_what_git_knows_is_read_from_every_version(box: GitBox, version: str) -> None:
+    box.commit({f"{'deep/' * (number % 4)}name{number}.py": str(number) for number in range(200)})
+    box.git("update-index", "--index-version", version)
+    wanted = git_says(box)
+    if version == "3":
+        # Git writes this version only for entries that need it.
+        box.write({"new.py": "x"})
+        box.git("add", "--intent-to-add", "new.py")
+    assert index_of(box)[7] == int(version)
+    found = read_known(index_of(box))
+    assert {path: entry.id for path, entry in found.items()} == wanted
+    for path, entry in found.items():
+        status = os.lstat(os.path.join(os.fsencode(box.top), path))
+        assert (entry.size, entry.mtime_ns, entry.ctime_ns, entry.inode) == (
+            *(status.st_size, status.st_mtime_ns, status.st_ctime_ns),
+            status.st_ino & 0xFFFFFFFF,
+        )
+
+
+def test_paths_that_are_not_merged_are_not_known(box: GitBox) -> None:
+    box.commit({"a.py": "base", "b.py": "x"})
+    blob = box.git("rev-parse", "HEAD:a.py")
+    lines = "".join(f"100644 {blob} {stage}\ta.py\n" for stage in (1, 2, 3))
+    box.git("update-index", "--index-info", text=f"0 {'0' * 40}\ta.py\n{lines}")
+    assert set(read_known(index_of(box))) == {b"b.py"}
+
+
+def test_an_index_that_is_torn_or_split_is_refused(box: GitBox) -> None:
+    box.commit({f"name{number}.py": "x" for number in range(5)})
+    whole = index_of(box)
+    known = read_known(whole)
+    entries_end = whole.index(b"name4.py")
+    for end in range(entries_end):
+        with pytest.raises(ValueError):
+            read_known(whole[:end])
+    for content in (b"", b"DIRC", b"XXXX" + whole[4:], whole[:7] + b"\x05" + whole[8:]):
+        with pytest.raises(ValueError):
+            read_known(content)
+    box.git("update-index", "--split-index")
+    with pytest.raises(ValueError, match="a split index"):
+        read_known(index_of(box))
+    assert len(known) == 5
+
+
+@given(st.binary(max_size=300), st.integers(2, 4))
+def test_no_bytes_are_more_than_a_value_error(content: bytes, version: int) -> None:
+    with contextlib.suppress(ValueError):
+        read_known(b"DIRC" + bytes([0, 0, 0, version, 0, 0, 0, 2]) + content)
