@@ -88,7 +88,8 @@ def ignored_folders(top: Path, folders: Collection[str]) -> set[str]:
     if not folders:
         return set()
     output = git.run_git(
-        ["check-ignore", "-z", "--stdin"],
+        ["check-ignore", "--no-index", "-z", "--stdin"],
+        # Without the index, in which git would look for each folder from the start.
         cwd=top,
         # A path that begins with a colon would be magic.
         input=b"".join(b"./%s\0" % os.fsencode(folder) for folder in folders),

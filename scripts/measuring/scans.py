@@ -28,7 +28,7 @@ import radon.complexity
 import radon.metrics
 import radon.raw
 
-from sandbox_engine import Scanner
+from sandbox_engine import Scanner, watcher
 from sandbox_engine.analysis.analysers import resolve
 from sandbox_engine.analysis.blobs import read
 from sandbox_engine.analysis.listing import find_place, list_names, statuses
@@ -48,6 +48,7 @@ _GIT = ("git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c"
 _SETTLED_S = 1.1
 _REFRESHED_S = 30.0
 _EDITS = 15
+_IDLE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,18 @@ class Row:
         return statistics.median(self.times_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a watcher takes: its start in milliseconds, memory in MiB, and processor time idle."""
+
+    files: int
+    folders: int
+    start_ms: float
+    memory_mib: float
+    idle_cpu_ms: float
+    idle_s: float
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measure what is asked for, print it, and return the exit code."""
     parser = argparse.ArgumentParser(prog="bench scan", description=__doc__.split("\n")[0])
@@ -73,12 +86,21 @@ def main(arguments: Sequence[str]) -> int:
         help="a list of: small, library, large (downloaded where needed), a number of files "
         "that are cut from large, or folders (default: all)",
     )
+    parser.add_argument(
+        "--watched", type=int, default=50_000, metavar="N",
+        help="files of the tree whose watcher's memory is measured, 0 for none (50000)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-scan-") as name:
         folder = Path(name).resolve()
-        rows = [row for tree in options.trees.split(",") for row in _measured(tree, folder)]
-    print(json.dumps([asdict(row) for row in rows], indent=2) if options.json else _text(rows))
+        trees = [tree for tree in options.trees.split(",") if tree]
+        rows = [row for tree in trees for row in _measured(tree, folder)]
+        costs = [_watcher_cost(folder / "watched", options.watched)] if options.watched else []
+    if options.json:
+        print(json.dumps([asdict(one) for one in (*rows, *costs)], indent=2))
+    else:
+        print("\n".join([_text(rows), *map(_cost_text, costs)]))
     return 0
 
 
@@ -259,6 +281,43 @@ def _run_radon(top: Path) -> None:
             continue
 
 
+def _watcher_cost(top: Path, files: int) -> Cost:
+    """Measure the watcher of a tree with ten files in each folder."""
+    for number in range(files):
+        path = top / f"a{number // 1000}" / f"b{number // 10}" / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    subprocess.run([*_GIT, "init", "-q"], cwd=top, check=True)
+    subprocess.run([*_GIT, "add", "--all"], cwd=top, check=True)
+    start_ms = _elapsed_ms(lambda: watcher.start(top))
+    try:
+        status = watcher.status(top)
+        assert status is not None
+        process = Path(f"/proc/{status['pid']}")
+        time.sleep(_SETTLED_S)
+        before_ms = _cpu_ms(process)
+        time.sleep(_IDLE_S)
+        idle_ms = _cpu_ms(process) - before_ms
+        memory = (process / "status").read_text().partition("VmHWM:")[2].split()[0]
+    finally:
+        watcher.stop(top)
+    mib = round(int(memory) / 1024, 1)
+    return Cost(files, status["folders"], round(start_ms, 1), mib, idle_ms, _IDLE_S)
+
+
+def _cpu_ms(process: Path) -> float:
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
+def _cost_text(cost: Cost) -> str:
+    return (
+        f"watcher of {cost.files:,} files in {cost.folders:,} folders: "
+        f"{cost.memory_mib:.0f} MiB at most (at most 100), started in {cost.start_ms:,.0f} ms, "
+        f"{cost.idle_cpu_ms:g} ms of processor time in {cost.idle_s:g} s idle"
+    )
+
+
 def _repeated(times: int, call: Callable[[], object]) -> list[float]:
     return [_elapsed_ms(call) for _ in range(times)]
 
@@ -270,7 +329,7 @@ def _elapsed_ms(call: Callable[[], object]) -> float:
 
 
 def _text(rows: Sequence[Row]) -> str:
-    lines = []
+    lines: list[str] = []
     for tree in dict.fromkeys(row.tree for row in rows):
         mine = [row for row in rows if row.tree == tree]
         times = {row.what: row.median_ms for row in mine}
