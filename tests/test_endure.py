@@ -10,6 +10,7 @@ import os
 import random
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,9 +23,12 @@ import pytest
 _SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 sys.path.insert(0, str(_SCRIPTS))
 
-from endurance import engines, full_disk, kills, project, together, traces  # noqa: E402
+from endurance import engines, full_disk, kills, project, scanning, together, traces  # noqa: E402
 from endurance.driver import Trigger  # noqa: E402
 from endurance.project import Draw, Problem, World  # noqa: E402
+
+from sandbox_engine import Analyser, Scanner, watch  # noqa: E402
+from sandbox_engine.analysis.stamps import Stamp  # noqa: E402
 
 
 def _endure(*arguments: str) -> str:
@@ -366,3 +370,69 @@ def test_faults_are_spread_evenly() -> None:
     assert full_disk._shares([1, 2], 10) == [1, 2]
     assert full_disk._shares([5, 5, 5, 5], 6) == [1, 2, 1, 2]
     assert full_disk._shares([5, 5, 5, 5], 2) == [0, 1, 0, 1]
+
+
+# Scans and caches.
+
+
+def _endure_scans(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(_SCRIPTS / "endure"), *arguments, "--seed", "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_scans_are_right_after_a_few_sequences_of_edits() -> None:
+    said = _endure_scans("scans", "--sequences", "12", "--flood", "500")
+    for state in scanning.STATES:
+        assert re.search(rf"^{state} +3 +\d+ +\d+ +0$", said, re.MULTILINE), said
+    # With a watcher most scans do without a sweep.
+    assert re.search(r"^on +3 +\d+ +3 +0$", said, re.MULTILINE), said
+
+
+def test_caches_survive_a_few_kills_and_damages() -> None:
+    said = _endure_scans("caches", "--kills", "5", "--damages", "10")
+    assert re.search(r"^killed +5 +0$", said, re.MULTILINE)
+    assert re.search(r"^damaged +10 +0$", said, re.MULTILINE)
+
+
+def test_a_watcher_that_leaves_something_out_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = scanning.make(tmp_path / "repository", 1)
+    with Scanner(box.top, [scanning.WORDS], cache_home=tmp_path / "cache") as scanner:
+        monkeypatch.setattr(watch, "ask", lambda *_, **__: watch.Changes("x:1", frozenset()))
+        assert not scanning._is_lost(box, scanner, [], 0)
+        assert scanning._is_lost(box, scanner, ["save", "in place"], 0)
+
+
+def test_a_stamp_that_is_believed_too_soon_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = scanning.make(tmp_path / "repository", 1)
+    monkeypatch.setattr(
+        Stamp, "of", staticmethod(lambda status: Stamp(status.st_size, status.st_mtime_ns, 1, 1))
+    )
+    with Scanner(box.top, [scanning.WORDS], cache_home=tmp_path / "cache") as scanner:
+        time.sleep(0.05)
+        scanner.scan()
+        assert scanning._is_lost(box, scanner, ["in place"], 0)
+
+
+def test_a_cache_that_is_believed_though_it_is_damaged_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(60):
+        (tmp_path / f"{number}.txt").write_text(f"word {number:08}")
+    assert not scanning._is_wrong(tmp_path)
+    wrong = Analyser("words", "1", lambda content: ["wrong"], (".txt",))
+    with Scanner(tmp_path, [wrong], cache_home=tmp_path / ".cache") as scanner:
+        with sqlite3.connect(tmp_path / ".cache" / "analyses.sqlite3") as connection:
+            connection.execute("DELETE FROM result")
+        connection.close()
+        scanner.scan()
+    assert scanning._is_wrong(tmp_path)
