@@ -420,7 +420,7 @@ def test_a_stamp_that_is_believed_too_soon_is_found(
     with Scanner(box.top, [scanning.WORDS], cache_home=tmp_path / "cache") as scanner:
         time.sleep(0.05)
         scanner.scan()
-        assert scanning._is_lost(box, scanner, ["in place"], 0)
+        assert scanning._is_lost(box, scanner, ["in place"] * 6, 0)
 
 
 def test_a_cache_that_is_believed_though_it_is_damaged_is_found(
