@@ -536,7 +536,7 @@ def _cache_gc(options: argparse.Namespace) -> int:
     freed = results.trim(options.size)
     if results.trouble:
         raise SandboxError(
-            results.trouble, remedy="`sandbox-engine cache clear --all` makes it anew"
+            results.trouble, remedy="see that its folder is there and that you may write to it"
         )
     print(f"{freed / 2**20:.1f} MiB freed")
     return EXIT_PASSED

@@ -293,7 +293,7 @@ def resolve_commit(repository: Repository, revision: str) -> tuple[CommitId, Tre
 def _no_commit(objects: pygit2.Repository, revision: str) -> UsageError:
     if objects.is_empty or (revision == "HEAD" and objects.head_is_unborn):
         return UsageError(
-            "the repository has no commit yet, so there is nothing to apply a patch to",
+            "the repository has no commit yet, so there is no base",
             remedy="commit something first, or name another `--base`",
         )
     return UsageError(

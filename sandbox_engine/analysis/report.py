@@ -33,7 +33,7 @@ def table(scan: Scan) -> str:
     lines += [f"unknown: {line}" for line in unknown]
     count = len(rows) - 1
     lines.append(
-        f"{_counted(count, 'file')}, {totals[0]} lines, {_counted(totals[2], 'function')}"
+        f"{_counted(count, 'file')}, {_counted(totals[0], 'line')}, {_counted(totals[2], 'function')}"
         + (f", {len(unknown)} unknown" if unknown else "")
     )
     return "\n".join(lines)
