@@ -31,11 +31,9 @@ def table(scan: Scan) -> str:
         rows.append((*map(str, numbers), str(most or "-"), f"{metrics['mi']:.1f}", safe(path)))
     lines = list(_aligned(rows)) if len(rows) > 1 else []
     lines += [f"unknown: {line}" for line in unknown]
-    count = len(rows) - 1
-    lines.append(
-        f"{_counted(count, 'file')}, {_counted(totals[0], 'line')}, {_counted(totals[2], 'function')}"
-        + (f", {len(unknown)} unknown" if unknown else "")
-    )
+    counts = [(len(rows) - 1, "file"), (totals[0], "line"), (totals[2], "function")]
+    unknowns = [f"{len(unknown)} unknown"] if unknown else []
+    lines.append(", ".join([*(_counted(*one) for one in counts), *unknowns]))
     return "\n".join(lines)
 
 
