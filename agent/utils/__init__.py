@@ -1,0 +1,1 @@
+"""What the agent's phases share and no single one owns."""
