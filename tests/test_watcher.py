@@ -287,6 +287,11 @@ def test_scans_ask_it_and_are_right_whatever_happens_to_it(tree: GitBox) -> None
                 "b/d/e.txt": ["three"],
                 "new.txt": ["new"],
             }
+            (tree.top / "b" / "d" / "e.txt").unlink()
+            tree.write({"b/d/e.txt/now a folder.txt": "x"})
+            scan = scanner.scan()
+            assert not scan.effort.swept
+            assert scan.paths == (".gitignore", "a.txt", "b/d/e.txt/now a folder.txt", "new.txt")
             child.send_signal(signal.SIGSTOP)
             tree.write({"a.txt": "stalled"})
             scan = scanner.scan()

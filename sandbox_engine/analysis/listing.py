@@ -101,7 +101,7 @@ def _walked(root: str, within: Sequence[str]) -> Iterator[str]:
 
 
 def statuses(root: Path, names: Iterable[str]) -> dict[str, os.stat_result]:
-    """Return what `lstat` says of those of `names` that are there, and not behind a link."""
+    """Return what `lstat` says of those of `names` that are files or links, and not behind one."""
     top = os.fspath(root)
     real: dict[str, bool] = {"": True}
 
@@ -116,9 +116,12 @@ def statuses(root: Path, names: Iterable[str]) -> dict[str, os.stat_result]:
     for name in names:
         if is_real(name.rpartition("/")[0]):
             try:
-                found[name] = os.lstat(f"{top}/{name}")
+                status = os.lstat(f"{top}/{name}")
             except OSError:
                 continue
+            # A folder may be where a file was, and a submodule has the name of its folder.
+            if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+                found[name] = status
     return found
 
 

@@ -184,6 +184,7 @@ class Scanner:
         with self._lock:
             started_s = time.monotonic()
             task = _Task(progress)
+            self._results.trouble = ""
             changes = self._asked()
             found = self._targets(changes)
             if found is None:

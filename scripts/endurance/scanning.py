@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from endurance import table
 from endurance.project import Problem
@@ -168,6 +169,13 @@ def _move_folder(box: Box, path: Path) -> None:
         folder.rename(target)
 
 
+def _folder_for_file(box: Box, path: Path) -> None:
+    """Put a folder where a file was."""
+    path.unlink()
+    path.mkdir()
+    (path / "0.txt").write_text(box.text())
+
+
 def _remove_folder(box: Box, path: Path) -> None:
     folder = box.top / box.draw.choice(("a", "c/d", "moved"))
     if folder.is_dir():
@@ -210,6 +218,7 @@ EDITS: dict[str, Callable[[Box, Path], None]] = {
     "commit": _commit,
     "rules": _rules,
     "move folder": _move_folder,
+    "folder for file": _folder_for_file,
     "remove folder": _remove_folder,
     "grow": _grow,
     "link": _link,
@@ -221,12 +230,16 @@ def edit(box: Box, what: str) -> None:
     if not (files := box.files()):
         _create(box, box.top)
         return
-    with contextlib.suppress(FileExistsError, NotADirectoryError):
+    with contextlib.suppress(FileExistsError, IsADirectoryError, NotADirectoryError):
         EDITS[what](box, box.draw.choice(files))
 
 
-def truth(top: Path) -> dict[str, tuple[str, list[str]]]:
-    """Return blob and words of every file that counts, as git and the files say."""
+Told: TypeAlias = "tuple[list[str], dict[str, tuple[str, list[str]]]]"
+"""Every path that counts, and blob and words of each file that is analysed."""
+
+
+def truth(top: Path) -> Told:
+    """Return what git and the files say."""
     done = subprocess.run(
         [*_GIT, "ls-files", "-co", "--exclude-standard", "-z"],
         cwd=top,
@@ -234,18 +247,23 @@ def truth(top: Path) -> dict[str, tuple[str, list[str]]]:
         check=True,
     )
     found = {}
-    for name in sorted(set(os.fsdecode(done.stdout).split("\0"))):
+    paths = []
+    for name in sorted(set(os.fsdecode(done.stdout).split("\0")) - {""}):
         path = top / name
-        if path.suffix in WORDS.suffixes and path.is_file() and not path.is_symlink():
+        if not path.is_file() and not path.is_symlink():
+            continue
+        paths.append(name)
+        if path.suffix in WORDS.suffixes and not path.is_symlink():
             content = path.read_bytes()
             head = b"blob %d\0" % len(content)
             found[name] = hashlib.sha1(head + content).hexdigest(), content.decode().split()
-    return found
+    return paths, found
 
 
-def told(scan: Scan) -> dict[str, tuple[str, list[str]]]:
-    """Return blob and words of every file, as a scan says."""
-    return {name: (file.blob, file.result("words")) for name, file in scan.files.items()}
+def told(scan: Scan) -> Told:
+    """Return what a scan says."""
+    files = {name: (file.blob, file.result("words")) for name, file in scan.files.items()}
+    return list(scan.paths), files
 
 
 @contextlib.contextmanager
@@ -329,9 +347,8 @@ def _is_lost(box: Box, scanner: Scanner, kinds: list[str], flood: int) -> bool:
         fresh = told(cold.scan())
     if found == wanted == fresh:
         return False
-    for name in sorted(found.keys() | wanted.keys() | fresh.keys()):
-        if not found.get(name) == wanted.get(name) == fresh.get(name):
-            print(f"{kinds}: {name}: {found.get(name)}, is {wanted.get(name)}", file=sys.stderr)
+    for what, one in (("scan", found), ("truth", wanted), ("cold scan", fresh)):
+        print(f"{kinds}: {what}: {one}", file=sys.stderr)
     return True
 
 
@@ -416,7 +433,7 @@ def _is_wrong(top: Path) -> bool:
         words = Analyser("words", version, lambda content: content.decode().split(), (".txt",))
         with Scanner(top, [words], cache_home=top / ".cache") as one:
             scan = one.scan()
-        found = {name: words for name, (_, words) in told(scan).items()}
+        found = {name: words for name, (_, words) in told(scan)[1].items()}
         if found != wanted or scan.trouble:
             print(f"{scan.trouble or 'a wrong answer'}", file=sys.stderr)
             return True
