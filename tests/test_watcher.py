@@ -274,6 +274,31 @@ def test_a_limit_of_watches_is_said_and_the_rest_is_looked_at(tree: GitBox) -> N
         assert log.count("is not watched: the limit of watches is reached") == 5
 
 
+def test_what_is_mounted_over_a_folder_is_looked_at(tree: GitBox) -> None:
+    folder = tree.top / "b" / "d"
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    with watching(tree):
+        clock = now(tree)
+        mounted = ["mount", "-t", "tmpfs", "none", str(folder)]
+        if subprocess.run(mounted, capture_output=True, check=False).returncode != 0:
+            pytest.skip("no file system can be mounted here")
+        try:
+            assert asked(tree, clock).paths is None
+            clock = now(tree)
+            (folder / "new.txt").write_text("x")
+            assert asked(tree, clock).paths == {"b/d/"}
+            status = watcher.status(tree.top)
+            assert status is not None
+            assert status["swept"][0]["reason"] == "another file system is mounted there (tmpfs)"
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+        assert asked(tree, clock).paths is None
+        clock = now(tree)
+        tree.write({"b/d/e.txt": "x"})
+        assert asked(tree, clock).paths == {"b/d/e.txt"}
+
+
 def test_scans_ask_it_and_are_right_whatever_happens_to_it(tree: GitBox) -> None:
     with Scanner(tree.top, [WORDS]) as scanner:
         with watching(tree) as child:

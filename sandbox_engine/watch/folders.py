@@ -49,7 +49,7 @@ class Folders:
         self._most = most
         self._paths: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
-        self._apart = dict(_mounts_below(self._top))
+        self._apart: dict[str, str] = {}
         try:
             self._inotify = INotify(nonblocking=True)
         except OSError as error:
@@ -103,6 +103,7 @@ class Folders:
     def enter_anew(self) -> set[str]:
         """Watch what is to be watched by the rules of now, and nothing else; return what is new."""
         before = set(self._numbers)
+        self._apart = dict(_mounts_below(self._top))
         self.excluded.clear()
         self.swept.clear()
         entered = self.enter([""])
@@ -233,9 +234,13 @@ def _mounts_below(top: str) -> Iterator[tuple[str, str]]:
 
 
 def _mounts() -> Iterator[tuple[str, str]]:
-    """Yield mount points and their kinds, see proc_pid_mountinfo(5)."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            fields = line.split()
-            point = fields[4].decode("unicode_escape").encode("latin-1")
-            yield os.fsdecode(point), os.fsdecode(fields[fields.index(b"-") + 1])
+    """Yield mount points and their kinds."""
+    for line in mount_table().splitlines():
+        fields = line.split()
+        point = fields[4].decode("unicode_escape").encode("latin-1")
+        yield os.fsdecode(point), os.fsdecode(fields[fields.index(b"-") + 1])
+
+
+def mount_table() -> bytes:
+    """Return what is mounted where, in the form of proc_pid_mountinfo(5)."""
+    return Path("/proc/self/mountinfo").read_bytes()

@@ -25,7 +25,7 @@ from sandbox_engine import disk, git, lock
 from sandbox_engine.errors import CommandMissingError, GitError, SandboxBusyError
 from sandbox_engine.ignoring import IN_TREE, Rules, read_rules, with_tracked_files
 from sandbox_engine.watch.client import peer_of
-from sandbox_engine.watch.folders import Folders, is_remote, remedy_for
+from sandbox_engine.watch.folders import Folders, is_remote, mount_table, remedy_for
 from sandbox_engine.watch.journal import Journal
 from sandbox_engine.watch.place import Place
 from sandbox_engine.watch.refresher import Refresher
@@ -109,6 +109,7 @@ class Server:
         place.cookies.mkdir(mode=0o700)
         status = self._top.stat()
         self._identity = status.st_dev, status.st_ino
+        self._mounts = mount_table()
         self._remote = is_remote(self._top)
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
         self._folders = Folders(self._top, most_watches)
@@ -216,7 +217,7 @@ class Server:
         seen = 0
         for event in self._folders.read():
             if event.mask & flags.Q_OVERFLOW:
-                self._lose_track()
+                self._lose_track("events were lost")
                 seen = self._cookie
             elif event.wd == self._cookies:
                 seen = max(seen, int(event.name or 0))
@@ -271,12 +272,20 @@ class Server:
         self._changed_s = time.monotonic()
         self._dirty = None
 
-    def _lose_track(self) -> None:
-        """The kernel has dropped events: folders may be new, and anything may have changed."""
-        self._say("events were lost; everything is looked at again")
+    def _lose_track(self, why: str) -> None:
+        """Folders may be new, and anything may have changed, for a reason that is told."""
+        self._say(f"{why}; everything is looked at again")
         self._rules = read_rules(self._repository, self._top)
         self._folders.enter_anew()
         self._doubt()
+
+    def _follow_mounts(self) -> None:
+        """Nobody is told of what a file system hides that is mounted over a folder, or shows."""
+        mounts = mount_table()
+        if mounts != self._mounts:
+            self._mounts = mounts
+            self._remote = is_remote(self._top)
+            self._lose_track("file systems were mounted or unmounted")
 
     def _follow_rules(self) -> None:
         """Watch what is ignored no more, and leave what is ignored now."""
@@ -354,6 +363,7 @@ class Server:
             self._reply(client, self._status())
             return
         self._look()
+        self._follow_mounts()
         self._follow_rules()
         self._cookie += 1
         self._waiting.append((self._cookie, client, question.get("since")))
