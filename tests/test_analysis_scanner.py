@@ -386,6 +386,24 @@ def test_an_interrupted_scan_is_taken_up(box: GitBox, tmp_path: Path) -> None:
         assert told(one.scan()) == fresh(box, tmp_path / "other")
 
 
+def test_what_an_interrupted_scan_has_learned_is_told_by_the_next(
+    box: GitBox, tmp_path: Path
+) -> None:
+    box.commit({"a.txt": "one", "b.txt": "two"})
+    time.sleep(SETTLE_S)
+
+    def interrupt(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    with scanner(box, tmp_path / "home") as one:
+        one.scan()
+        box.write({"a.txt": "changed"})
+        time.sleep(SETTLE_S)
+        with pytest.raises(KeyboardInterrupt):
+            one.scan(interrupt)
+        assert one.scan().files["a.txt"].result("words") == ["changed"]
+
+
 def test_several_processes_scan_with_one_cache(box: GitBox, tmp_path: Path) -> None:
     box.commit({f"{number}.py": f"def f{number}(): ...\n" for number in range(60)})
     code = (

@@ -190,8 +190,9 @@ class Scanner:
             if found is None:
                 task.swept = True
                 found = self._sweep()
-            # If this is interrupted, the next scan must not take the rest for known.
-            self._clock = None
+            # If this is interrupted, the next scan must not take the rest for known, nor the last
+            # one for what is known.
+            last, self._last, self._clock = self._last, None, None
             self._take(found, task)
             self._clock = None if changes is None else changes.clock
             if task.swept:
@@ -205,7 +206,7 @@ class Scanner:
                 task.analysed,
                 elapsed_s,
             )
-            self._last = self._made(effort, anew=task.has_changed)
+            self._last = self._made(effort, None if task.has_changed else last)
             return self._last
 
     def _asked(self) -> watch.Changes | None:
@@ -218,10 +219,11 @@ class Scanner:
             self._ask_again_s = time.monotonic() + _ASK_AGAIN_S
         return changes
 
-    def _made(self, effort: Effort, *, anew: bool) -> Scan:
+    def _made(self, effort: Effort, same: Scan | None) -> Scan:
+        """Return what is known as a scan; `same` is one that tells the same of all files."""
         trouble = self._results.trouble
-        if self._last is not None and not anew:
-            return dataclasses.replace(self._last, effort=effort, trouble=trouble)
+        if same is not None:
+            return dataclasses.replace(same, effort=effort, trouble=trouble)
         files = MappingProxyType(dict(sorted(self._files.items())))
         return Scan(self._place.root, tuple(sorted(self._seen)), files, effort, trouble)
 
