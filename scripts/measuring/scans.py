@@ -254,7 +254,7 @@ def _texts(top: Path) -> Iterator[tuple[str, str]]:
 def _elements(text: str) -> list[tuple[str, str, str]]:
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError):
         return []
     return [
         (type(node).__name__, node.name, (ast.get_docstring(node) or "").partition("\n")[0])
@@ -267,7 +267,7 @@ def _sizes(text: str) -> tuple[int, int]:
     try:
         blocks = radon.complexity.cc_visit(text)
         return radon.raw.analyze(text).loc, sum(block.complexity for block in blocks)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError):
         return 0, 0
 
 
@@ -279,7 +279,7 @@ def _run_radon(top: Path) -> None:
             radon.complexity.cc_visit(text)
             radon.metrics.h_visit(text)
             radon.metrics.mi_visit(text, multi=True)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError):
             continue
 
 
