@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def test_whole_seconds_need_more_time() -> None:
     whole = NOW // 10**9 * 10**9
     assert not Stamp(1, whole, whole, 7).is_settled(whole + 2_000 * MS)
     assert Stamp(1, whole, whole, 7).is_settled(whole + 2_200 * MS)
+
+
+def test_a_status_has_the_stamp_that_is_made_of_it(tmp_path: Path) -> None:
+    status = tmp_path.stat()
+    stamp = Stamp.of(status)
+    assert stamp.is_of(status)
+    for name in ("size", "mtime_ns", "ctime_ns", "inode"):
+        other = dataclasses.replace(stamp, **{name: getattr(stamp, name) + 1})
+        assert not other.is_of(status)
 
 
 def test_a_change_of_content_is_a_change_of_stamp_or_is_not_settled(tmp_path: Path) -> None:

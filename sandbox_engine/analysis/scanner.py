@@ -281,12 +281,14 @@ class Scanner:
             if status is None:
                 task.has_changed |= name in self._seen
                 self._forget(name)
+            elif self._is_as_it_was(name, status):
+                pass
             elif not (self._concerned(name) and stat.S_ISREG(status.st_mode)):
                 task.has_changed |= name not in self._seen or name in self._files
                 self._forget(name)
                 self._seen[name] = _Seen()
-            elif not self._is_as_it_was(name, stamp := Stamp.of(status)):
-                stamps[name] = stamp
+            else:
+                stamps[name] = Stamp.of(status)
             if status is not None and status.st_nlink > 1:
                 self._linked.add(name)
         self._read(self._take_known(stamps, task), task)
@@ -301,11 +303,13 @@ class Scanner:
     def _concerned(self, name: str) -> tuple[Analyser, ...]:
         return tuple(one for one in self._analysers if one.concerns(name))
 
-    def _is_as_it_was(self, name: str, stamp: Stamp) -> bool:
+    def _is_as_it_was(self, name: str, status: os.stat_result) -> bool:
         seen = self._seen.get(name)
-        if seen is None or not seen.firm or seen.stamp != stamp:
+        if seen is None or not seen.firm or seen.stamp is None or not seen.stamp.is_of(status):
             return False
-        return self._retry_s.get(name, math.inf) > time.monotonic()
+        return stat.S_ISREG(status.st_mode) and (
+            self._retry_s.get(name, math.inf) > time.monotonic()
+        )
 
     def _take_known(self, stamps: Mapping[str, Stamp], task: _Task) -> list[str]:
         """Take those whose blob and results are known without reading; return the others."""

@@ -32,6 +32,15 @@ class Stamp:
         """Return the stamp in what `os.lstat` or `os.fstat` returned."""
         return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
+    def is_of(self, status: os.stat_result) -> bool:
+        """Tell whether `status` has this stamp; `of` for each file would cost more."""
+        return (
+            status.st_ctime_ns == self.ctime_ns
+            and status.st_mtime_ns == self.mtime_ns
+            and status.st_size == self.size
+            and status.st_ino == self.inode
+        )
+
     def is_settled(self, now_ns: int) -> bool:
         """Tell whether a file that was read at `now_ns`, or later, cannot change unseen."""
         is_coarse = self.ctime_ns % 1_000_000_000 == 0
