@@ -351,6 +351,9 @@ class Scanner:
                 else:
                     task.read += 1
                     seen[name] = _Seen(one.stamp, one.blob, one.stamp.is_settled(before_ns))
+                    if self._failed_lately(name, one.blob):
+                        self._note_stamp(name, seen.pop(name))
+                        continue
                     yield Item(name, one.blob, one.content, self._concerned(name))
 
         def take(item: Item, values: Values, lasts: bool) -> None:
@@ -363,11 +366,21 @@ class Scanner:
 
         task.analysed = complete(self._results, self._workers, items(), take)
 
+    def _failed_lately(self, name: str, blob: bytes) -> bool:
+        """Tell whether an analysis of these very bytes crashed, and is not tried again yet."""
+        if self._retry_s.get(name, -math.inf) <= time.monotonic():
+            return False
+        return name in self._files and self._files[name].blob == blob.hex()
+
     def _learn(self, name: str, seen: _Seen, file: FileAnalysis, task: _Task) -> None:
         task.has_changed |= self._files.get(name) != file
-        self._seen[name] = seen
         self._files[name] = file
         self._retry_s.pop(name, None)
+        self._note_stamp(name, seen)
+
+    def _note_stamp(self, name: str, seen: _Seen) -> None:
+        """Learn when a file has to be read again."""
+        self._seen[name] = seen
         (self._loose.discard if seen.firm else self._loose.add)(name)
 
     def _keep_stamps(self) -> None:
