@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     )
     from sandbox_engine.analysis.computing import FileAnalysis
     from sandbox_engine.analysis.scanner import Effort, Scan, Scanner, analyse
+    from sandbox_engine.cancellation import Cancellation
     from sandbox_engine.config import Config, load_config
     from sandbox_engine.engine import Engine
     from sandbox_engine.errors import (
+        CancelledError,
         CommandMissingError,
         ConfigError,
         DiskFullError,
@@ -70,6 +72,8 @@ __all__ = [
     "Analyser",
     "AtomRecord",
     "Author",
+    "Cancellation",
+    "CancelledError",
     "Category",
     "Cause",
     "CommandMissingError",
@@ -121,7 +125,7 @@ __all__ = [
 ]
 
 _HOMES = (
-    *("verdict", "receipt", "errors", "recipe", "config"),
+    *("verdict", "receipt", "errors", "recipe", "config", "cancellation"),
     *("analysis.analysers", "analysis.computing", "analysis.scanner"),
     *("engine", "analysis.comparison"),
 )

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from sandbox_engine import process
+from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.errors import SandboxError
 from sandbox_engine.git_index import Part
 from sandbox_engine.keeper import wire
@@ -108,8 +109,9 @@ class KeeperLost(Exception):
 class Keeper:
     """The engine's side of one keeper; see `open_keeper`."""
 
-    def __init__(self, link: socket.socket) -> None:
+    def __init__(self, link: socket.socket, cancellation: Cancellation | None) -> None:
         self._link = link
+        self._cancellation = cancellation
         self._pid = 0
 
     def prepare(
@@ -183,7 +185,10 @@ class Keeper:
         report_env: str | None = None,
         on_report: Callable[[bytes], None] | None = None,
     ) -> Completed:
-        """Run `argv` and return when every process that it started is gone; see `run_contained`."""
+        """Run `argv` and return when every process that it started is gone; see `run_contained`.
+
+        Raise CancelledError, with all of them gone, when the keeper's cancellation comes first.
+        """
         run_id = f"{marker}:{uuid.uuid4().hex}"
         variables = {**env, RUN_VARIABLE: run_id}
         if report_env:
@@ -234,13 +239,17 @@ class Keeper:
         is_told = False
         with selectors.DefaultSelector() as selector:
             selector.register(self._link, selectors.EVENT_READ)
+            if self._cancellation is not None:
+                selector.register(self._cancellation, selectors.EVENT_READ, self._cancellation)
             for stream in streams:
                 selector.register(stream.pipe, selectors.EVENT_READ, stream)
             while (pause := deadline - time.monotonic()) > 0:
                 for key, _ in selector.select(pause):
                     if not key.data:
                         return self._answer()
-                    if not key.data.read():
+                    if isinstance(key.data, Cancellation):
+                        key.data.check()
+                    elif not key.data.read():
                         selector.unregister(key.fileobj)
                 if streams.is_flood and not is_told:
                     is_told = True
@@ -307,18 +316,20 @@ class Keeper:
 
 
 @contextlib.contextmanager
-def open_keeper(keep_fds: Sequence[int] = ()) -> Iterator[Keeper]:
+def open_keeper(
+    keep_fds: Sequence[int] = (), cancellation: Cancellation | None = None
+) -> Iterator[Keeper]:
     """Yield a new keeper; after the block nothing is left of what it ran and set up.
 
     `keep_fds` (locks) are held by it and never by a command: they stay taken until the last
-    process of its runs is gone, even when this process is killed.
+    process of its runs is gone, even when this process is killed. `cancellation` ends its runs.
     """
     ours, theirs = socket.socketpair()
     _links.add(ours)
     try:
         with theirs:
             _request_keeper([theirs.fileno(), *keep_fds])
-        keeper = Keeper(ours)
+        keeper = Keeper(ours, cancellation)
         try:
             yield keeper
         finally:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_engine import carry, git, promotion, store, tree
 from sandbox_engine.cache import Cache, Key
+from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.config import Config, load_config, required
 from sandbox_engine.errors import (
     BranchMovedError,
@@ -97,6 +98,7 @@ class Engine:
         allow_test_changes: bool = False,
         explain: bool = False,
         use_cache: bool = True,
+        cancellation: Cancellation | None = None,
     ) -> Verdict:
         """Return the verdict on `patch` applied to `base`.
 
@@ -108,15 +110,23 @@ class Engine:
         of several edits that FAILED is told which of them broke which tests.
 
         A patch that is wrong gives a verdict, never an exception. Raise UsageError for a base, a
-        strategy or a match that does not exist, and another SandboxError when the world is
-        broken: no interpreter, no space, no free sandbox.
+        strategy or a match that does not exist, CancelledError when another thread cancels
+        `cancellation`, and another SandboxError when the world is broken: no interpreter, no space,
+        no free sandbox.
         """
         try:
             recipe = self.config.recipe(strategy).demanding(
                 required(require), tuple(keep), allow_test_changes=allow_test_changes
             )
             return self._validate(
-                patch, base, recipe, format, match, explain=explain, use_cache=use_cache
+                patch,
+                base,
+                recipe,
+                format,
+                match,
+                explain=explain,
+                use_cache=use_cache,
+                cancellation=cancellation,
             )
         except OSError as error:
             raise git.foreign_failure(error, "the patch cannot be judged") from error
@@ -151,6 +161,7 @@ class Engine:
         *,
         explain: bool,
         use_cache: bool,
+        cancellation: Cancellation | None,
     ) -> Verdict:
         started = time.monotonic()
         if not self.store.database.parent.is_dir() or not self.store.git_dir.is_dir():
@@ -164,10 +175,22 @@ class Engine:
             verdict = _rejected(blank, error.findings, error.problem, error.remedy)
         else:
             verdict = self._judge(
-                candidate, recipe, edits.summary, _author_of(edits), use_cache=use_cache
+                candidate,
+                recipe,
+                edits.summary,
+                _author_of(edits),
+                use_cache=use_cache,
+                cancellation=cancellation,
             )
             if explain:
-                run = Run(self.store, self.cache, self.config, candidate, recipe)
+                run = Run(
+                    self.store,
+                    self.cache,
+                    self.config,
+                    candidate,
+                    recipe,
+                    cancellation=cancellation,
+                )
                 explanation = explain_failure(self.store, run, verdict, _match_of(match))
                 verdict = dataclasses.replace(verdict, explanation=explanation)
         return dataclasses.replace(
@@ -182,8 +205,17 @@ class Engine:
         author: Author | None,
         *,
         use_cache: bool,
+        cancellation: Cancellation | None = None,
     ) -> Verdict:
-        run = Run(self.store, self.cache, self.config, candidate, recipe, use_cache=use_cache)
+        run = Run(
+            self.store,
+            self.cache,
+            self.config,
+            candidate,
+            recipe,
+            use_cache=use_cache,
+            cancellation=cancellation,
+        )
         blank = Verdict(
             Outcome.REJECTED,
             recipe.name,

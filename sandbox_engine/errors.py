@@ -89,6 +89,10 @@ class GitError(SandboxError):
         self.stderr = stderr
 
 
+class CancelledError(SandboxError):
+    """The caller has cancelled what it asked for; nothing was judged, and nothing is left."""
+
+
 class SandboxBusyError(SandboxError):
     """Every slot, or a lock, stayed taken for as long as the caller was willing to wait."""
 

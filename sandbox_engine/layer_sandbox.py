@@ -85,12 +85,13 @@ def open_layers(
     root = setup.view.root
     objects = object_places(layers.object_folders(store))
     with contextlib.ExitStack() as stack:
-        slot, lease = stack.enter_context(slots.leased(store, setup.slots, setup.wait_s))
+        leased = slots.leased(store, setup.slots, setup.wait_s, setup.cancellation)
+        slot, lease = stack.enter_context(leased)
         store_module.tidy(store)
         base = stack.enter_context(layers.held_base(store, candidate))
         brought = stack.enter_context(carry.held_layer(store, setup.carried))
         held = (lease, base.lease, *([brought.lease] if brought else []))
-        keeper = stack.enter_context(open_keeper(held))
+        keeper = stack.enter_context(open_keeper(held, setup.cancellation))
         git_folder = layers.git_folder(store, commit, slot.branch, list(objects))
         layer = layers.candidate_layer(store, base, candidate, git_folder, setup.carried.paths)
         lowers = [str(base.files), *([str(brought.folder / "files")] if brought else [])]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.errors import SandboxBusyError
 
 _POLL_S = 0.02
@@ -40,8 +41,13 @@ def try_lock(path: Path, *, shared: bool = False) -> int | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, timeout_s: float, what: str) -> Iterator[int]:
-    """Hold the lock on `path`; raise SandboxBusyError naming `what` after `timeout_s` seconds."""
+def locked(
+    path: Path, *, timeout_s: float, what: str, cancellation: Cancellation | None = None
+) -> Iterator[int]:
+    """Hold the lock on `path`; raise SandboxBusyError naming `what` after `timeout_s` seconds.
+
+    Raise CancelledError when that comes first.
+    """
     deadline = time.monotonic() + timeout_s
     while (descriptor := try_lock(path)) is None:
         if time.monotonic() >= deadline:
@@ -49,6 +55,8 @@ def locked(path: Path, *, timeout_s: float, what: str) -> Iterator[int]:
                 f"{what} stayed locked for {timeout_s:g} s (`{path}`)",
                 remedy="wait for the other sandbox-engine process to end, or end it",
             )
+        if cancellation is not None:
+            cancellation.check()
         time.sleep(_POLL_S)
     try:
         yield descriptor

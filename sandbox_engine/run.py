@@ -28,10 +28,11 @@ from sandbox_engine import (
     trial,
 )
 from sandbox_engine.cache import Cache
+from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.carry import Carried
 from sandbox_engine.config import Config
 from sandbox_engine.delta import BaseTests
-from sandbox_engine.errors import DiskFullError, SandboxBusyError, SandboxError
+from sandbox_engine.errors import CancelledError, DiskFullError, SandboxBusyError, SandboxError
 from sandbox_engine.explain import explain
 from sandbox_engine.interpreter import (
     Interpreter,
@@ -85,9 +86,11 @@ class Run:
         recipe: Recipe,
         *,
         use_cache: bool = True,
+        cancellation: Cancellation | None = None,
     ) -> None:
         """Take what all else is found out from; without `use_cache` the base is run anew."""
         self._use_cache = use_cache
+        self._cancellation = cancellation
         self._store = store
         self._cache = cache
         self._config = config
@@ -337,7 +340,14 @@ class Run:
         if candidate.id == self.candidate.id:
             return self
         if candidate.id not in self._others:
-            run = Run(self._store, self._cache, self._config, candidate, self.recipe)
+            run = Run(
+                self._store,
+                self._cache,
+                self._config,
+                candidate,
+                self.recipe,
+                cancellation=self._cancellation,
+            )
             self._others[candidate.id] = run
         return self._others[candidate.id]
 
@@ -381,7 +391,8 @@ class Run:
         with contextlib.ExitStack() as held:
             name = f"base-{hashlib.sha256(key.encode()).hexdigest()[0]}"
             with contextlib.suppress(SandboxBusyError):
-                held.enter_context(self._store.locked(name, self._config.lease_wait_s))
+                wait_s, cancellation = self._config.lease_wait_s, self._cancellation
+                held.enter_context(self._store.locked(name, wait_s, cancellation))
             yield
 
     @contextlib.contextmanager
@@ -400,12 +411,15 @@ class Run:
                 provided.folder / "files" if provided else None,
                 self._config.slots,
                 self._config.lease_wait_s,
+                self._cancellation,
             )
             if self.tier is Tier.FULL:
                 try:
                     opened = open_layers(self._store, self.candidate, commit, setup)
                     with opened as layered:
                         yield layered
+                except CancelledError:
+                    raise
                 except SandboxError:
                     isolation.forget(self._cache)
                     raise

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.carry import Carried
 from sandbox_engine.isolation import View
 from sandbox_engine.process import Completed, Limits
@@ -76,7 +77,7 @@ class Setup:
     `variables` are the environment of its runs, but for what is private to a lease. `compiled` is
     a folder of compiled files that the engine provides, in the form of PYTHONPYCACHEPREFIX. At
     most `slots` sandboxes of a repository are open at once, and a free one is waited for for
-    `wait_s` seconds.
+    `wait_s` seconds, or until `cancellation`, which ends runs too.
     """
 
     tier: Tier
@@ -87,6 +88,7 @@ class Setup:
     compiled: Path | None = None
     slots: int = 8
     wait_s: float = 600.0
+    cancellation: Cancellation | None = None
 
 
 def allowed_variables(names: tuple[str, ...]) -> dict[str, str]:

@@ -121,7 +121,8 @@ def open_slot(store: Store, commit: CommitId, setup: Setup) -> Iterator[SlotSand
 
     Raise SandboxBusyError when none is free.
     """
-    with slots.leased(store, setup.slots, setup.wait_s) as (slot, lease):
+    leased = slots.leased(store, setup.slots, setup.wait_s, setup.cancellation)
+    with leased as (slot, lease):
         known = slots.state_of(slot)
         store_module.tidy(store)
         slots.write_state(slot, "moving")
@@ -130,7 +131,7 @@ def open_slot(store: Store, commit: CommitId, setup: Setup) -> Iterator[SlotSand
         if count == 0:
             _verify(slot, commit, setup.carried, lease)
         provided = compiled.copied(setup.compiled, slot.folder / "compiled")
-        with _scratch(slot) as scratch, open_keeper((lease,)) as keeper:
+        with _scratch(slot) as scratch, open_keeper((lease,), setup.cancellation) as keeper:
             slots.write_state(slot, "running")
             private = {
                 "HOME": str(scratch / "home"),

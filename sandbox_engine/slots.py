@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_engine import disk, lock, process
+from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.errors import SandboxBusyError
 from sandbox_engine.store import SCRATCH, Store
 
@@ -68,10 +69,12 @@ class Slot:
 
 
 @contextlib.contextmanager
-def leased(store: Store, slots: int, wait_s: float) -> Iterator[tuple[Slot, int]]:
+def leased(
+    store: Store, slots: int, wait_s: float, cancellation: Cancellation | None = None
+) -> Iterator[tuple[Slot, int]]:
     """Hold a slot that nobody else has, cleared of what was killed in it or in another one.
 
-    Raise SandboxBusyError when all of `slots` stay taken for `wait_s` seconds.
+    Raise SandboxBusyError when all of `slots` stay taken for `wait_s` seconds, CancelledError.
     """
     deadline = time.monotonic() + wait_s
     while (taken := _try_lease(store, slots)) is None:
@@ -80,6 +83,8 @@ def leased(store: Store, slots: int, wait_s: float) -> Iterator[tuple[Slot, int]
                 f"all {slots} sandboxes of `{store.repository.name}` stayed taken for {wait_s:g} s",
                 remedy="wait for other validations to end, or raise `slots` in the configuration",
             )
+        if cancellation is not None:
+            cancellation.check()
         time.sleep(_POLL_S)
     slot, lease = taken
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_engine import disk, git, lock
+from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.errors import SandboxBusyError
 from sandbox_engine.verdict import CommitId, TreeId
 
@@ -95,10 +96,14 @@ class Store:
         return git.open_objects(self.git_dir)
 
     @contextlib.contextmanager
-    def locked(self, name: str, wait_s: float = LOCK_WAIT_S) -> Iterator[int]:
-        """Hold the store's lock called `name`."""
-        path = self.folder / f"{name}.lock"
-        with lock.locked(path, timeout_s=wait_s, what=f"the store's {name}") as descriptor:
+    def locked(
+        self, name: str, wait_s: float = LOCK_WAIT_S, cancellation: Cancellation | None = None
+    ) -> Iterator[int]:
+        """Hold the store's lock called `name`; see `lock.locked`."""
+        path, what = self.folder / f"{name}.lock", f"the store's {name}"
+        with lock.locked(
+            path, timeout_s=wait_s, what=what, cancellation=cancellation
+        ) as descriptor:
             yield descriptor
 
 
