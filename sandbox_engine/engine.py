@@ -346,6 +346,16 @@ class Engine:
                 return land()
         return land()
 
+    def withdraw(self, commit: str, *, branch: str) -> CommitId:
+        """Take the promoted `commit` off the tip of `branch` again, and return what is the tip now.
+
+        Only the branch and the files of the commit move, together or not at all: see `promote`.
+        Raise StaleBaseError where the branch has moved on, LocalChangesError where one of the
+        files has edits by now, UsageError for a commit that does not exist.
+        """
+        known, _ = git.resolve_commit(self.repository, commit)
+        return promotion.withdraw(self.store, branch, known)
+
     def _on_tip(self, verdict: Verdict, receipt: Receipt, branch: str) -> Verdict:
         """Return the verdict to promote: `verdict`, or that on its change where `branch` is now."""
         tip = promotion.find_tip(self.store, branch, verdict.base)

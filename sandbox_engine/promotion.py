@@ -101,7 +101,7 @@ def promote(kept: Store, verdict: Verdict, branch: str, making: Making) -> Commi
             worktrees.refuse_unfinished(place, reference)
             worktrees.refuse_local_changes(place, verdict.base, tree, _spare_index(kept))
         commit = _commit(kept, place, verdict.base, tree, making)
-        _land(kept, place, reference, verdict.base, commit)
+        _land(kept, place, reference, verdict.base, commit, log="sandbox-engine: promote")
     if making.hooks:
         # It has landed: git itself does not mind how this hook ends.
         with contextlib.suppress(SandboxError):
@@ -109,6 +109,44 @@ def promote(kept: Store, verdict: Verdict, branch: str, making: Making) -> Commi
     if making.note:
         _write_note(kept, branch, commit, receipt)
     return commit
+
+
+def withdraw(kept: Store, branch: str, commit: CommitId) -> CommitId:
+    """Move `branch` from `commit`, which is its tip, back to its parent, and return that.
+
+    The files follow where the branch is checked out, as in a promotion. Raise StaleBaseError when
+    the branch is elsewhere, PromotionError for a commit without exactly one parent, and
+    LocalChangesError when a file that would change has edits; nothing has moved then.
+    """
+    reference = worktrees.resolve_branch(kept, _reference(branch))
+    parent = _only_parent(kept, commit)
+    with kept.locked("promotion") as held:
+        _recover(kept, held)
+        tip = find_tip(kept, branch, commit)
+        if tip != commit:
+            raise StaleBaseError(
+                f"`{branch}` is at {tip[:12]}, so {commit[:12]} cannot be taken off it",
+                remedy=f"`git revert {commit[:12]}` undoes it below later commits",
+            )
+        place = worktrees.find_place(kept, reference, held)
+        if place.is_checked_out:
+            worktrees.refuse_unfinished(place, reference)
+            worktrees.refuse_local_changes(place, commit, parent, _spare_index(kept))
+        _land(kept, place, reference, commit, parent, log="sandbox-engine: withdraw")
+    return parent
+
+
+def _only_parent(kept: Store, commit: CommitId) -> CommitId:
+    answer = git.run_git(
+        [f"--git-dir={kept.repository.git_dir}", "rev-list", "--parents", "-n1", commit, "--"]
+    )
+    _, *parents = answer.decode().split()
+    if len(parents) != 1:
+        raise PromotionError(
+            f"{commit[:12]} has {len(parents)} parents, so it was not made by a promotion",
+            remedy="take it off yourself, with `git reset` or `git revert`",
+        )
+    return CommitId(parents[0])
 
 
 def proof_of(kept: Store, verdict: Verdict) -> Receipt:
@@ -314,7 +352,9 @@ def _bring_objects(kept: Store, place: Place, base: CommitId, tree: TreeId) -> N
     git.run_git([f"--git-dir={place.git_dir}", "unpack-objects", "-q"], input=pack)
 
 
-def _land(kept: Store, place: Place, reference: str, old: CommitId, new: CommitId) -> None:
+def _land(
+    kept: Store, place: Place, reference: str, old: CommitId, new: CommitId, *, log: str
+) -> None:
     top = str(place.top) if place.is_checked_out else ""
     journal = _Journal(reference, old, new, top, str(place.git_dir), time.time())
     _write_journal(kept, journal)
@@ -323,7 +363,7 @@ def _land(kept: Store, place: Place, reference: str, old: CommitId, new: CommitI
         reference,
         new=new,
         old=old,
-        log="sandbox-engine: promote",
+        log=log,
         keep_fds=place.kept_fds,
     )
     try:
