@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         compare_revision,
     )
     from sandbox_engine.analysis.computing import FileAnalysis
+    from sandbox_engine.analysis.revisions import analyse_revision, read_revision
     from sandbox_engine.analysis.scanner import Effort, Scan, Scanner, analyse
     from sandbox_engine.cancellation import Cancellation
     from sandbox_engine.config import Config, load_config
@@ -120,14 +121,16 @@ __all__ = [
     "__version__",
     "analyse",
     "analyse_contents",
+    "analyse_revision",
     "compare_revision",
     "load_config",
+    "read_revision",
 ]
 
 _HOMES = (
     *("verdict", "receipt", "errors", "recipe", "config", "cancellation"),
     *("analysis.analysers", "analysis.computing", "analysis.scanner"),
-    *("engine", "analysis.comparison"),
+    *("engine", "analysis.comparison", "analysis.revisions"),
 )
 """The modules that the names come from, the cheapest to import first."""
 

@@ -18,14 +18,13 @@ from sandbox_engine import git
 from sandbox_engine.analysis.analysers import Analyser, Unknown, resolve
 from sandbox_engine.analysis.blobs import blob_of
 from sandbox_engine.analysis.computing import FileAnalysis, Item, Values, analysed, complete
-from sandbox_engine.analysis.listing import Place, find_place
+from sandbox_engine.analysis.listing import find_place, list_tree
 from sandbox_engine.analysis.scanner import Scanner, open_results
 from sandbox_engine.analysis.workers import Workers
 from sandbox_engine.errors import UsageError
 from sandbox_engine.tree import CandidateTree
 
 METRICS = "metrics"
-_FILE_MODES = ("100644", "100755")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,8 @@ def compare_revision(
         now = scanner.scan().files
     _, tree = git.resolve_commit(place.repository, revision)
     (metrics,) = resolve((METRICS,))
-    then = {path: blob for path, blob in _tree_blobs(place, tree) if metrics.concerns(path)}
+    then = {one.path: one.blob for one in list_tree(place, tree) if not one.is_link}
+    then = {path: blob for path, blob in then.items() if metrics.concerns(path)}
     objects = git.open_objects(place.repository.git_dir)
     differing = {path for path, blob in then.items() if path not in now or now[path].blob != blob}
     contents = {path: objects[then[path]].read_raw() for path in sorted(differing)}
@@ -139,20 +139,6 @@ def compare_revision(
         analyse_contents(contents, cache_home=cache_home),
         {path: one for path, one in now.items() if path not in then or path in differing},
     )
-
-
-def _tree_blobs(place: Place, tree: str) -> Iterator[tuple[str, str]]:
-    """Yield path below the root and blob of each file that a tree of the repository has there."""
-    output = git.run_git(
-        ["ls-tree", "-r", "-z", "--full-tree", tree, "--", *([place.prefix] * bool(place.prefix))],
-        cwd=place.root,
-        env=git.plain_environment(GIT_LITERAL_PATHSPECS="1"),
-    )
-    for line in os.fsdecode(output).split("\0"):
-        mode, _, blob_and_path = line.partition(" blob ")
-        if mode in _FILE_MODES:
-            blob, _, path = blob_and_path.partition("\t")
-            yield path.removeprefix(place.prefix), blob
 
 
 def compare(

@@ -78,6 +78,29 @@ def list_names(place: Place, within: Sequence[str] = ()) -> Iterator[str]:
             yield name
 
 
+@dataclass(frozen=True, slots=True)
+class TreeFile:
+    """A file of a tree of git's: its path below the root, and its blob; a link is one too."""
+
+    path: str
+    blob: str
+    is_link: bool
+
+
+def list_tree(place: Place, tree: str) -> Iterator[TreeFile]:
+    """Yield the files that a tree of the repository has below the root."""
+    output = git.run_git(
+        ["ls-tree", "-r", "-z", "--full-tree", tree, "--", *([place.prefix] * bool(place.prefix))],
+        cwd=place.root,
+        env=git.plain_environment(GIT_LITERAL_PATHSPECS="1"),
+    )
+    for line in os.fsdecode(output).split("\0"):
+        mode, _, blob_and_path = line.partition(" blob ")
+        if blob_and_path:
+            blob, _, path = blob_and_path.partition("\t")
+            yield TreeFile(path.removeprefix(place.prefix), blob, mode == "120000")
+
+
 def _walked(root: str, within: Sequence[str]) -> Iterator[str]:
     wanted = tuple(within)
     pending = [""]
