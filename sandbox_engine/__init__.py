@@ -50,8 +50,10 @@ if TYPE_CHECKING:
         StaleBaseError,
         UsageError,
     )
+    from sandbox_engine.isolation import Obstacle
     from sandbox_engine.receipt import Receipt
     from sandbox_engine.recipe import Demands, Recipe, Step, StepKind
+    from sandbox_engine.report import describe
     from sandbox_engine.verdict import (
         AtomRecord,
         Author,
@@ -98,6 +100,7 @@ __all__ = [
     "LocalChangesError",
     "NotAnalysableError",
     "NoteError",
+    "Obstacle",
     "Outcome",
     "PatchError",
     "PromotionError",
@@ -123,14 +126,15 @@ __all__ = [
     "analyse_contents",
     "analyse_revision",
     "compare_revision",
+    "describe",
     "load_config",
     "read_revision",
 ]
 
 _HOMES = (
-    *("verdict", "receipt", "errors", "recipe", "config", "cancellation"),
+    *("verdict", "receipt", "errors", "recipe", "config", "cancellation", "report"),
     *("analysis.analysers", "analysis.computing", "analysis.scanner"),
-    *("engine", "analysis.comparison", "analysis.revisions"),
+    *("isolation", "engine", "analysis.comparison", "analysis.revisions"),
 )
 """The modules that the names come from, the cheapest to import first."""
 

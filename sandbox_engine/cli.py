@@ -287,7 +287,7 @@ def _validate(options: argparse.Namespace) -> int:
     if options.output == "json":
         print(json.dumps(verdict.to_json(), indent=2))
     else:
-        print(report.text(verdict))
+        print(report.describe(verdict))
     if options.receipt is not None and verdict.receipt is not None:
         verification.write_receipt(options.receipt, verdict.receipt)
     return {

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_engine import carry, git, promotion, store, tree
+from sandbox_engine import carry, git, isolation, promotion, store, tree
 from sandbox_engine.cache import Cache, Key
 from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.config import Config, load_config, required
 from sandbox_engine.errors import (
     BranchMovedError,
     DiskFullError,
+    GitError,
     PatchError,
     PromotionError,
     StaleBaseError,
@@ -24,7 +25,7 @@ from sandbox_engine.errors import (
 )
 from sandbox_engine.explanation import explain_failure
 from sandbox_engine.folder import read_folder
-from sandbox_engine.isolation import View
+from sandbox_engine.isolation import Obstacle, View
 from sandbox_engine.merge import merge_change
 from sandbox_engine.patch import EditStatus, Match, Patch, parse_patch, patch_from_files
 from sandbox_engine.precheck import precheck
@@ -355,6 +356,28 @@ class Engine:
         """
         known, _ = git.resolve_commit(self.repository, commit)
         return promotion.withdraw(self.store, branch, known)
+
+    def diff(self, before: str, after: str) -> bytes:
+        """Return what is different in the tree or commit `after`, as a patch in git's format.
+
+        Both are ids, such as a verdict's `base` and `tree`; nothing is looked up in the
+        repository's references. Raise UsageError for one that is not there: the tree of a patch
+        that was REJECTED never came to be.
+        """
+        try:
+            return git.run_store_git(
+                self.store.git_dir,
+                ["diff-tree", "-p", "--binary", "--full-index", before, after, "--"],
+            )
+        except GitError as error:
+            raise UsageError(
+                f"`{before}` and `{after}` cannot be compared: {error.problem}",
+                remedy="give the ids of two trees or commits that exist",
+            ) from error
+
+    def isolation_obstacle(self, least: Tier = Tier.FULL) -> Obstacle | None:
+        """Return what keeps runs from being isolated at least as `least`, None if they can be."""
+        return isolation.obstacle_to(least, self.config.wanted_tier, self.cache, self.store.folder)
 
     def _on_tip(self, verdict: Verdict, receipt: Receipt, branch: str) -> Verdict:
         """Return the verdict to promote: `verdict`, or that on its change where `branch` is now."""

@@ -21,7 +21,7 @@ _TESTS_SHOWN = 10
 _LINES_SHOWN = 30
 
 
-def text(verdict: Verdict) -> str:
+def describe(verdict: Verdict) -> str:
     """Return `verdict` as lines of text, the first of which alone tells the outcome and why."""
     return "\n".join(safe(line) for line in _lines(verdict))
 

@@ -4,7 +4,14 @@
 into a confinement. What each tier promises, and what it does not, is in `docs/isolation.md`.
 """
 
-from sandbox_engine.isolation.tiers import Obstacle, Survey, choose_tier, forget, survey
+from sandbox_engine.isolation.tiers import (
+    Obstacle,
+    Survey,
+    choose_tier,
+    forget,
+    obstacle_to,
+    survey,
+)
 from sandbox_engine.isolation.view import SYSTEM, View, find_aliases, is_below, needed_roots
 from sandbox_engine.isolation.walls import full_confinement, landlock_confinement
 
@@ -20,5 +27,6 @@ __all__ = [
     "is_below",
     "landlock_confinement",
     "needed_roots",
+    "obstacle_to",
     "survey",
 ]

@@ -97,6 +97,17 @@ def survey(cache: Cache, folder: Path) -> Survey:
     return Survey({Tier(tier): Obstacle(**item) for tier, item in known["obstacles"].items()})
 
 
+def obstacle_to(least: Tier, wanted: Tier | None, cache: Cache, folder: Path) -> Obstacle | None:
+    """Return what stands in the way of a tier of at least `least` when `wanted` is asked for."""
+    found = survey(cache, folder)
+    chosen = found.best if wanted is None else wanted
+    if not chosen.is_less_than(least):
+        return found.obstacles.get(chosen)
+    return found.obstacles.get(least) or Obstacle(
+        f"the configuration asks for the isolation `{chosen}`", "set `isolation` to `auto`"
+    )
+
+
 def forget(cache: Cache) -> None:
     """Try again at the next survey: a run could not be isolated as it had been found possible."""
     cache.set_note(f"isolation {_signature()}", None)
