@@ -31,7 +31,7 @@ from endurance.traces import Snapshot
 _ENTERED = "ENDURE_NAMESPACE"
 """Says that this process is in a mount namespace of its own."""
 _CLI_S = 90.0
-_CLEANED_S = 2.0
+_CLEANED_S = 10.0
 _MORE_MB = 128
 _FIRST_BYTES, _LARGEST_BYTES = 16 * 1024, 4 * 1024**2
 _VALIDATIONS, _AFTER_FULL = 60, 6
