@@ -357,6 +357,30 @@ class Engine:
         known, _ = git.resolve_commit(self.repository, commit)
         return promotion.withdraw(self.store, branch, known)
 
+    def require_branch(self, branch: str | None = None) -> str:
+        """Return the name of `branch`, made where HEAD is if it does not exist.
+
+        Without a name it is the branch that is checked out. Raise UsageError where there is none,
+        or `branch` cannot be one.
+        """
+        return promotion.require_branch(self.store, branch)
+
+    def tip(self, branch: str) -> CommitId:
+        """Return the commit that `branch` is at; raise UsageError if it does not exist."""
+        return git.resolve_commit(self.repository, f"refs/heads/{branch}")[0]
+
+    def parent(self, commit: str) -> CommitId:
+        """Return the parent of a commit that a promotion made; raise PromotionError for another."""
+        return promotion.only_parent(self.store, CommitId(commit))
+
+    def find_landed(self, verdict: Verdict, *, branch: str) -> CommitId | None:
+        """Return the commit that landed what was judged on `branch`, None if none did.
+
+        Whoever was interrupted during `promote` learns so whether it is done. Raise StaleBaseError
+        for a branch that does not exist.
+        """
+        return promotion.find_landed(self.store, verdict, branch)
+
     def diff(self, before: str, after: str) -> bytes:
         """Return what is different in the tree or commit `after`, as a patch in git's format.
 

@@ -48,6 +48,8 @@ _HOOK_S = 600.0
 _LOCK_SETTLES_S = 1.0
 _LOCK_IS_OURS_S = 5.0
 _WRITING_S = 60.0
+_SEARCHED = 1000
+"""Among so many commits one that has landed is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def withdraw(kept: Store, branch: str, commit: CommitId) -> CommitId:
     LocalChangesError when a file that would change has edits; nothing has moved then.
     """
     reference = worktrees.resolve_branch(kept, _reference(branch))
-    parent = _only_parent(kept, commit)
+    parent = only_parent(kept, commit)
     with kept.locked("promotion") as held:
         _recover(kept, held)
         tip = find_tip(kept, branch, commit)
@@ -136,7 +138,68 @@ def withdraw(kept: Store, branch: str, commit: CommitId) -> CommitId:
     return parent
 
 
-def _only_parent(kept: Store, commit: CommitId) -> CommitId:
+def require_branch(kept: Store, branch: str | None) -> str:
+    """Return the name of `branch`, which is made where HEAD is if it does not exist.
+
+    Without a name it is the branch that is checked out. Raise UsageError where there is none, for
+    what is no name of a branch, and where no commit is.
+    """
+    repository = kept.repository
+    commit, _ = git.resolve_commit(repository, "HEAD")
+    if branch is None:
+        reference = worktrees.resolve_branch(kept, "HEAD")
+        if reference == "HEAD":
+            raise UsageError(
+                "no branch is checked out, so there is none to land on",
+                remedy="name one, or check one out: `git switch main`",
+            )
+        return reference.removeprefix("refs/heads/")
+    reference = _reference(branch)
+    if _tip(kept, reference) is None:
+        # Git's own commands would take these for something else.
+        if reference.removeprefix("refs/heads/").startswith("-") or reference.endswith("/HEAD"):
+            raise UsageError(f"{branch!r} is no name for a branch", remedy="use another one")
+        try:
+            git.run_git(
+                [
+                    f"--git-dir={repository.git_dir}",
+                    *("update-ref", "-m", "sandbox-engine: branch", reference, commit, "0" * 40),
+                ]
+            )
+        except GitError as error:
+            raise UsageError(
+                f"the branch `{branch}` cannot be made: {error.problem}",
+                remedy="name another one, or an existing one",
+            ) from error
+    return reference.removeprefix("refs/heads/")
+
+
+def find_landed(kept: Store, verdict: Verdict, branch: str) -> CommitId | None:
+    """Return the newest commit of `branch` since the verdict's base that makes the same change.
+
+    A change is known by its `git patch-id`, so one that was merged on the way is found too.
+    """
+    tip = find_tip(kept, branch, verdict.base)
+    if verdict.tree is None or tip == verdict.base:
+        return None
+    git_dir = f"--git-dir={kept.repository.git_dir}"
+    listed = git.run_git(
+        [git_dir, "rev-list", "--no-merges", f"-n{_SEARCHED}", tip, f"^{verdict.base}", "--"]
+    )
+    wanted = _patch_id(kept, verdict.base_tree, verdict.tree)
+    for commit in listed.decode().split():
+        if _patch_id(kept, f"{commit}^", commit) == wanted:
+            return CommitId(commit)
+    return None
+
+
+def _patch_id(kept: Store, before: str, after: str) -> bytes:
+    diff = git.run_store_git(kept.git_dir, ["diff-tree", "-p", "--binary", before, after, "--"])
+    return git.run_store_git(kept.git_dir, ["patch-id", "--stable"], input=diff).split(b" ")[0]
+
+
+def only_parent(kept: Store, commit: CommitId) -> CommitId:
+    """Return the parent of `commit`; raise PromotionError unless it has exactly one."""
     answer = git.run_git(
         [f"--git-dir={kept.repository.git_dir}", "rev-list", "--parents", "-n1", commit, "--"]
     )
