@@ -59,6 +59,19 @@ class ArchitectAgent:
         `complaints` tell what was wrong with earlier plans, the last one last. Of one question
         several answers can be had with a `variant` for each. Raise LlmError where there is none.
         """
+        question = self._question(objective, manifest, complaints, variant)
+        return read_plan(self.client.ask(question).content)
+
+    async def plan_action_async(
+        self, objective: str, manifest: str, *, complaints: Sequence[str] = (), variant: str = ""
+    ) -> ReadAnswer[Plan]:
+        """Return what `plan_action` does, inside of an event loop."""
+        question = self._question(objective, manifest, complaints, variant)
+        return read_plan((await self.client.ask_async(question)).content)
+
+    def _question(
+        self, objective: str, manifest: str, complaints: Sequence[str], variant: str
+    ) -> Question:
         messages = [
             {"role": "system", "content": _ARCHITECT},
             {"role": "user", "content": f"# Objective\n\n{objective}\n\n# Manifest\n\n{manifest}"},
@@ -67,8 +80,7 @@ class ArchitectAgent:
             listed = "\n\n".join(complaints)
             text = f"# Your last plan was refused\n\n{listed}\n\nAnswer with a whole new plan."
             messages.append({"role": "user", "content": text})
-        answer = _asked(self.client, self.model, messages, read_plan, variant)
-        return read_plan(answer)
+        return _question(messages, self.model, read_plan, variant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +94,41 @@ class MaestroAgent:
 
     def choose_strategy(self, plan: str, memory_summary: str, objective: str = "") -> str:
         """Return a key of the strategies, or CAPACITATION_REQUIRED; raise LlmError for none."""
+        if (chosen := self._by_rule(memory_summary, objective)) is not None:
+            return chosen
+        answer = self.client.ask(self._question(plan, memory_summary))
+        return read_strategy(answer.content, self._known)
+
+    async def choose_strategy_async(
+        self, plan: str, memory_summary: str, objective: str = ""
+    ) -> str:
+        """Return what `choose_strategy` does, inside of an event loop."""
+        if (chosen := self._by_rule(memory_summary, objective)) is not None:
+            return chosen
+        answer = await self.client.ask_async(self._question(plan, memory_summary))
+        return read_strategy(answer.content, self._known)
+
+    @property
+    def _known(self) -> tuple[str, ...]:
+        return (*self.strategies, CAPACITATION)
+
+    def _by_rule(self, memory_summary: str, objective: str) -> str | None:
         if self.test_fix is not None and TEST_FIX_FLAG in memory_summary:
             return self.test_fix
         if objective.startswith(CORRECTION) and AUTO_CORRECTION in self.strategies:
             return AUTO_CORRECTION
-        known = (*self.strategies, CAPACITATION)
+        return None
+
+    def _question(self, plan: str, memory_summary: str) -> Question:
+        known = self._known
         messages = [
             {"role": "system", "content": _MAESTRO.format(keys=", ".join(known))},
             {"role": "user", "content": f"# Plan\n\n{plan}\n\n# History\n\n{memory_summary}"},
         ]
-        answer = _asked(
-            self.client, self.model, messages, lambda text: read_strategy(text, known), ""
-        )
-        return read_strategy(answer, known)
+        return _question(messages, self.model, lambda text: read_strategy(text, known))
 
 
-def _asked(
-    client: LlmClient,
-    model: RawModel,
-    messages: Sequence[Message],
-    validate: Validate,
-    variant: str,
-) -> str:
-    question = Question(messages, model, temperature=0.2, validate=validate, variant=variant)
-    return client.ask(question).content
+def _question(
+    messages: Sequence[Message], model: RawModel, validate: Validate, variant: str = ""
+) -> Question:
+    return Question(messages, model, temperature=0.2, validate=validate, variant=variant)

@@ -5,6 +5,7 @@ A rule answers where no model does: an agent that has no objective would stand s
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,10 +40,22 @@ def generate_next_objective(
     memory_summary: str = "",
 ) -> str:
     """Return the next objective; `summary` is that of `analyze_code_metrics`."""
+    asked = generate_next_objective_async(client, model, manifest, summary, memory_summary)
+    return asyncio.run(asked)
+
+
+async def generate_next_objective_async(
+    client: LlmClient,
+    model: RawModel,
+    manifest: str,
+    summary: Mapping[str, Sequence[Any]],
+    memory_summary: str = "",
+) -> str:
+    """Return what `generate_next_objective` does, inside of an event loop."""
     told = metrics_told(summary)
     text = f"# Metrics\n\n{told}\n\n# History\n\n{memory_summary}\n\n# Manifest\n\n{manifest}"
     try:
-        return _sentence(client, model, _NEXT, text)
+        return await ask_for_sentence(client, model, _NEXT, text)
     except LlmError:
         return objective_by_rule(summary, memory_summary)
 
@@ -51,9 +64,16 @@ def generate_capacitation_objective(
     client: LlmClient, model: RawModel, objective: str, analysis: str
 ) -> str:
     """Return an objective that gives the agent what `objective` needs; raise LlmError for none."""
-    return _sentence(
-        client, model, _CAPACITATION, f"# Objective\n\n{objective}\n\n# Analysis\n\n{analysis}"
-    )
+    asked = generate_capacitation_objective_async(client, model, objective, analysis)
+    return asyncio.run(asked)
+
+
+async def generate_capacitation_objective_async(
+    client: LlmClient, model: RawModel, objective: str, analysis: str
+) -> str:
+    """Return what `generate_capacitation_objective` does, inside of an event loop."""
+    text = f"# Objective\n\n{objective}\n\n# Analysis\n\n{analysis}"
+    return await ask_for_sentence(client, model, _CAPACITATION, text)
 
 
 def generate_commit_message(
@@ -67,6 +87,18 @@ def generate_commit_message(
 
     A model is asked only where the rules have no confident answer, and is not needed.
     """
+    asked = generate_commit_message_async(objective, paths, client=client, model=model)
+    return asyncio.run(asked)
+
+
+async def generate_commit_message_async(
+    objective: str,
+    paths: Sequence[str],
+    *,
+    client: LlmClient | None = None,
+    model: RawModel | None = None,
+) -> str:
+    """Return what `generate_commit_message` does, inside of an event loop."""
     if (message := commit_message.by_rule(objective, paths)) is not None:
         return message
     fallback = commit_message.written("chore", objective, paths)
@@ -75,7 +107,7 @@ def generate_commit_message(
     text = "# Objective\n\n{}\n\n# Changed files\n\n{}".format(objective, "\n".join(paths))
     system = _COMMIT.format(types=", ".join(commit_message.TYPES))
     try:
-        header = _asked(client, model, system, text, _check_header)
+        header = await _asked(client, model, system, text, _check_header)
     except LlmError:
         return fallback
     return f"{header.strip()}\n\n{objective}"
@@ -113,13 +145,17 @@ def _worst(summary: Mapping[str, Sequence[Any]], what: str) -> list[Any]:
     return sorted(summary.get(what, ()), key=lambda one: one[-1], reverse=True)
 
 
-def _sentence(client: LlmClient, model: RawModel, system: str, text: str) -> str:
-    return " ".join(_asked(client, model, system, text, _check_sentence).split())
+async def ask_for_sentence(client: LlmClient, model: RawModel, system: str, text: str) -> str:
+    """Return a model's answer on one line; raise LlmError for none that may be an objective."""
+    return " ".join((await _asked(client, model, system, text, _check_sentence)).split())
 
 
-def _asked(client: LlmClient, model: RawModel, system: str, text: str, validate: Validate) -> str:
+async def _asked(
+    client: LlmClient, model: RawModel, system: str, text: str, validate: Validate
+) -> str:
     messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
-    return client.ask(Question(messages, model, temperature=0.3, validate=validate)).content
+    question = Question(messages, model, temperature=0.3, validate=validate)
+    return (await client.ask_async(question)).content
 
 
 def _check_sentence(text: str) -> None:

@@ -228,7 +228,8 @@ class Config:
 
     `validation_strategies` are all that there are: a file that has the key replaces those shipped.
     `test_fix_strategy_key` is None where it is not set and there is no `TEST_FIX_STRATEGY`.
-    `api_key_variable` is None for an endpoint that asks for no key.
+    `api_key_variable` is None for an endpoint that asks for no key. `candidates` are plans that
+    are asked for and judged at once, of which the first that passes is taken.
     """
 
     models: Models
@@ -247,6 +248,7 @@ class Config:
     base_url: Url = "https://openrouter.ai/api/v1"
     api_key_variable: Variable | None = "OPENROUTER_API_KEY"
     budgets: Budgets = Budgets()
+    candidates: Count = 1
     allow_unisolated: Flag = False
     log: LogSettings = LogSettings()
     llm_cache: CacheSettings = CacheSettings()

@@ -68,17 +68,26 @@ class Memory:
     ) -> None:
         self.close()
 
-    def add_completed_objective(self, objective: str, strategy: str, details: str = "") -> None:
-        """Remember an objective that was reached."""
-        self._add(Completed(_now(), objective, details, strategy))
+    def add_completed_objective(
+        self, objective: str, strategy: str, details: str = "", *, date: str = ""
+    ) -> None:
+        """Remember an objective that was reached, at `date` in ISO 8601 or now.
 
-    def add_failed_objective(self, objective: str, reason: str, details: str = "") -> None:
-        """Remember an objective that was not reached, and why."""
-        self._add(Failed(_now(), objective, details, reason))
+        What is remembered with the same date and words already is not remembered twice.
+        """
+        self._add(Completed(date or _now(), objective, details, strategy))
 
-    def add_capability(self, description: str, related_objective: str | None = None) -> None:
-        """Remember something that the agent can do from now on."""
-        self._add(Capability(_now(), description, related_objective))
+    def add_failed_objective(
+        self, objective: str, reason: str, details: str = "", *, date: str = ""
+    ) -> None:
+        """Remember an objective that was not reached, and why; see `add_completed_objective`."""
+        self._add(Failed(date or _now(), objective, details, reason))
+
+    def add_capability(
+        self, description: str, related_objective: str | None = None, *, date: str = ""
+    ) -> None:
+        """Remember something that can be done from now on; see `add_completed_objective`."""
+        self._add(Capability(date or _now(), description, related_objective))
 
     @property
     def history(self) -> History:

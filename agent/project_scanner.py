@@ -16,7 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from sandbox_engine import FileAnalysis, Scan, Scanner, Unknown, UsageError
+from sandbox_engine import (
+    FileAnalysis,
+    Scan,
+    Scanner,
+    Unknown,
+    UsageError,
+    analyse_revision,
+    read_revision,
+)
 
 MANIFEST = "AGENTS.md"
 _LEFT_OUT = frozenset(
@@ -37,6 +45,8 @@ _UNTESTED = ("__init__.py", "__main__.py", "conftest.py", "setup.py")
 _SMALL = 20
 """A module of so many lines without a function needs no test of its own."""
 _PROJECTS_KEPT = 4
+_NOT_FOUND = "# ARQUIVO NÃO ENCONTRADO OU NÃO PROCESSADO"
+_ID = re.compile(r"[0-9a-f]{40}")
 
 _T = TypeVar("_T")
 _Sizes: TypeAlias = tuple[int, list[tuple[str, str, int, int]]]
@@ -48,18 +58,21 @@ def update_project_manifest(
     target_files: Iterable[str] = (),
     output_path: str | os.PathLike[str] = MANIFEST,
     excluded_dir_patterns: Sequence[str] | None = None,
+    *,
+    revision: str | None = None,
 ) -> bool:
     """Write the manifest of the project at `root_dir`, and tell whether it had to be changed.
 
     It has the file tree, the classes and functions of each Python file, and the whole text of
     `target_files`. `output_path` is relative to the root. Hidden folders, environments, caches,
     build output and tests are left out of the first two, and so are folders whose name or path
-    is like one of `excluded_dir_patterns`. Raise UsageError for a root that is no folder, or a
-    manifest that cannot be written.
+    is like one of `excluded_dir_patterns`. With `revision` it is what that commit of the
+    repository holds, whatever edits there are. Raise UsageError for a root that is no folder, a
+    revision that does not exist, or a manifest that cannot be written.
     """
     project = _project(root_dir)
     output = project.root / output_path
-    scan = project.scan()
+    scan = project.scan(revision)
     shown = [path for path in scan.paths if _is_shown(path, excluded_dir_patterns or ())]
     parts = [
         "# MANIFESTO DO PROJETO HEPHAESTUS\n\n## 1. ESTRUTURA DE ARQUIVOS (OTIMIZADA)\n",
@@ -67,7 +80,7 @@ def update_project_manifest(
         "\n## 2. RESUMO DAS INTERFACES (APIs Internas)\n",
         *(project.interface(scan.files[path]) for path in shown if path in scan.files),
         "\n## 3. CONTEÚDO COMPLETO DOS ARQUIVOS ALVO\n",
-        *(_whole(project.root, path) for path in target_files),
+        *(_fenced(path, text) for path, text in project.texts(target_files, revision)),
     ]
     return _write_if_changed(output, "".join(parts).encode("utf-8", "backslashreplace"))
 
@@ -78,8 +91,10 @@ def analyze_code_metrics(
     file_loc_threshold: int = 300,
     func_loc_threshold: int = 50,
     func_cc_threshold: int = 10,
+    *,
+    revision: str | None = None,
 ) -> dict[str, Any]:
-    """Return the metrics of the Python files below `root_dir` that are no tests.
+    """Return the metrics of the Python files below `root_dir`, or in `revision`, that are no tests.
 
     `metrics` has for each path `file_loc` and `functions`, each with `name` (of a method with its
     class), `args`, `loc`, `cc`, `is_large` and `is_complex`; of a file that cannot be analysed
@@ -88,7 +103,7 @@ def analyze_code_metrics(
     `missing_tests` as paths, and `unknown` as (path, reason). Raise UsageError for no folder.
     """
     project = _project(root_dir)
-    scan = project.scan()
+    scan = project.scan(revision)
     metrics = {
         path: _metrics(project.sizes(file), func_loc_threshold, func_cc_threshold)
         for path, file in scan.files.items()
@@ -148,12 +163,31 @@ class _Project:
         self.root = root
         self._scanner = Scanner(root)
         self._made: dict[tuple[str, str, str], Any] = {}
+        self._of_revision: tuple[str, Scan | None] = ("", None)
 
-    def scan(self) -> Scan:
-        scan = self._scanner.scan()
+    def scan(self, revision: str | None = None) -> Scan:
+        """Return the analyses of the files as they are, or as a revision has them."""
+        scan = self._scanner.scan() if revision is None else self._scan_of(revision)
         if len(self._made) > 4 * len(scan.files) + 100:
             self._made.clear()
         return scan
+
+    def _scan_of(self, revision: str) -> Scan:
+        known, scan = self._of_revision
+        if scan is None or revision != known or not _ID.fullmatch(revision):
+            scan = analyse_revision(self.root, revision)
+            self._of_revision = (revision, scan)
+        return scan
+
+    def texts(self, paths: Iterable[str], revision: str | None) -> Iterator[tuple[str, str]]:
+        """Yield the whole text of each of `paths`, or why there is none."""
+        if revision is None:
+            yield from ((path, _text(self.root, path)) for path in paths)
+            return
+        wanted = list(paths)
+        contents = read_revision(self.root, revision, wanted)
+        for path in wanted:
+            yield path, _decoded(contents[path]) if path in contents else _NOT_FOUND
 
     def close(self) -> None:
         self._scanner.close()
@@ -279,9 +313,8 @@ def _function_lines(one: Mapping[str, Any], kind: str, indent: str) -> Iterator[
         yield f"{indent}  - *{one['doc']}*"
 
 
-def _whole(root: Path, path: str) -> str:
+def _fenced(path: str, text: str) -> str:
     """Return the text of a target file in a fence that nothing in it can close."""
-    text = _text(root, path)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"\n### Arquivo: `{path}`\n\n{fence}\n{text}\n{fence}\n"
@@ -292,13 +325,18 @@ def _text(root: Path, path: str) -> str:
     if not file.is_relative_to(root):
         return "# ERRO: outside of the project"
     try:
-        return file.read_bytes().decode()
+        return _decoded(file.read_bytes())
     except FileNotFoundError:
-        return "# ARQUIVO NÃO ENCONTRADO OU NÃO PROCESSADO"
-    except UnicodeDecodeError:
-        return "# ERRO: no UTF-8 text"
+        return _NOT_FOUND
     except OSError as error:
         return f"# ERRO: {error.strerror}"
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return "# ERRO: no UTF-8 text"
 
 
 def _write_if_changed(path: Path, content: bytes) -> bool:
