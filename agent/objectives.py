@@ -48,11 +48,11 @@ class Objectives:
         What was reached is gone, and so is what failed and nothing corrects. What stays lies under
         the objective that is to be reached first.
         """
-        *below, current = self.waiting
+        below, current = self.waiting[:-1], self.waiting[-1]
         if cycle.ending is Ending.POSTPONED:
             current = Objective(current.text, current.kind, has_capacitation=True)
         if cycle.ending is Ending.SUCCESS or not cycle.follow_up:
-            return Objectives(tuple(below), cycle.number)
+            return Objectives(below, cycle.number)
         follow_up = Objective(cycle.follow_up, cycle.follow_up_kind)
         return Objectives((*below, current, follow_up), cycle.number)
 
@@ -60,18 +60,18 @@ class Objectives:
 def read_objectives(folder: Path) -> Objectives:
     """Return what waits in `folder`; nothing where the file is gone or damaged.
 
-    A damaged one is set aside. The number of closed cycles is then that of the newest folder.
+    A damaged one is set aside. No number of a cycle that is there is used again.
     """
     path = folder / _NAME
     with files.told(path, "read"):
         try:
             return _parsed(json.loads(path.read_bytes()))
         except FileNotFoundError:
-            return Objectives()
+            pass
         except (ValueError, TypeError, KeyError, AttributeError):
             files.set_aside(path, "damaged")
-            numbers = [int(one.name) for one in folder.iterdir() if one.name.isdigit()]
-            return Objectives(closed=max(numbers, default=0))
+        names = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+        return Objectives(closed=max((int(name) for name in names if name.isdigit()), default=0))
 
 
 def write_objectives(folder: Path, objectives: Objectives) -> None:

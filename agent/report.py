@@ -25,6 +25,9 @@ _BARS = 60
 """So many cycles are drawn, the newest; the table has all."""
 _DETAILED = 100
 _MOST_LETTERS = 100_000
+_WORDS = ("phase", "objective", "outcome")
+"""The columns that hold no numbers."""
+_NUMERIC = ' class="number"'
 _Row = Mapping[str, str]
 
 _STYLE = """
@@ -34,6 +37,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 dl.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: 1rem; }
 dl.facts div { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem; }
+dl.facts div:last-child { grid-column: span 2; }
 dt { font-size: .85rem; opacity: .75; } dd { margin: 0; font-size: 1.25rem; }
 svg { width: 100%; height: auto; }
 svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
@@ -226,7 +230,9 @@ def _remembered(history: History) -> Iterator[str]:
 
 
 def _open_table(heads: Iterable[str]) -> Iterator[str]:
-    cells = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    cells = "".join(
+        f'<th scope="col"{_NUMERIC if head not in _WORDS else ""}>{head}</th>' for head in heads
+    )
     yield f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>'
 
 
