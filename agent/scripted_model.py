@@ -142,6 +142,15 @@ class _Player:
         yield self.script.answers
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that went away: it was cancelled, or killed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class ScriptedModel:
     """The server, while the block lasts; `script` is a path, or what a file would hold."""
 
@@ -149,8 +158,7 @@ class ScriptedModel:
         """Take the port, any free one for 0. Raise ScriptError with all that is wrong."""
         self._player = _Player(read_script(script))
         handler = type("Handler", (_Handler,), {"player": self._player})
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property

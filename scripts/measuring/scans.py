@@ -44,7 +44,7 @@ TREES = {
 """What each tree is made of; `library` is the interpreter's own."""
 USUAL = 5_000
 """A tree of so many files is cut from the large one: the goals for one changed file name it."""
-_GIT = ("git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "gc.auto=0")
+GIT = ("git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "gc.auto=0")
 _ENDLESS = "topics.py"
 """One statement of 15,708 lines, which takes radon the better part of an hour and us a moment."""
 _SETTLED_S = 1.1
@@ -109,12 +109,12 @@ def main(arguments: Sequence[str]) -> int:
 def _measured(tree: str, folder: Path) -> Iterator[Row]:
     top = folder / tree.replace("/", "-") / "tree"
     top.mkdir(parents=True)
-    _fill(top, tree, folder)
+    fill(top, tree, folder)
     count = sum(1 for path in top.rglob("*.py") if path.is_file())
     print(f"{tree}: {count} Python files", file=sys.stderr, flush=True)
-    subprocess.run([*_GIT, "init", "-q"], cwd=top, check=True)
-    subprocess.run([*_GIT, "add", "--all", "--force"], cwd=top, check=True, capture_output=True)
-    subprocess.run([*_GIT, "commit", "-q", "-m", "tree"], cwd=top, check=True)
+    subprocess.run([*GIT, "init", "-q"], cwd=top, check=True)
+    subprocess.run([*GIT, "add", "--all", "--force"], cwd=top, check=True, capture_output=True)
+    subprocess.run([*GIT, "commit", "-q", "-m", "tree"], cwd=top, check=True)
     time.sleep(_SETTLED_S)
     # The watcher finds the cache by the environment alone.
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache" / top.parent.name)
@@ -125,7 +125,7 @@ def _measured(tree: str, folder: Path) -> Iterator[Row]:
     shutil.rmtree(top.parent)
 
 
-def _fill(top: Path, tree: str, folder: Path) -> None:
+def fill(top: Path, tree: str, folder: Path) -> None:
     """Put the files of a tree into `top`."""
     if tree.isdigit():
         large = folder / "cut"
@@ -161,9 +161,9 @@ def _methods(top: Path, home: Path) -> Iterator[tuple[str, list[float]]]:
     """Yield what is measured, and how long it took each time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield "everything each time", [_elapsed_ms(lambda: _look_at_everything(top))]
-        yield "radon, one process", [_elapsed_ms(lambda: _run_radon(top))]
-    yield "cold", [_elapsed_ms(lambda: _scan(top, home))]
+        yield "everything each time", [elapsed_ms(lambda: look_at_everything(top))]
+        yield "radon, one process", [elapsed_ms(lambda: _run_radon(top))]
+    yield "cold", [elapsed_ms(lambda: _scan(top, home))]
     yield "warm, another process's results", _repeated(7, lambda: _scan(top, home))
     yield "warm, and every value read", _repeated(5, lambda: _scan(top, home, read=True))
     place = find_place(top)
@@ -234,7 +234,7 @@ def _scan(top: Path, home: Path, *, read: bool = False) -> None:
                     file.result(name)
 
 
-def _look_at_everything(top: Path) -> None:
+def look_at_everything(top: Path) -> None:
     """Walk, read and parse all files, for the manifest and once more for the metrics."""
     elements = {path: _elements(text) for path, text in _texts(top)}
     metrics = {path: _sizes(text) for path, text in _texts(top)}
@@ -289,9 +289,9 @@ def _watcher_cost(top: Path, files: int) -> Cost:
         path = top / f"a{number // 1000}" / f"b{number // 10}" / f"{number}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    subprocess.run([*_GIT, "init", "-q"], cwd=top, check=True)
-    subprocess.run([*_GIT, "add", "--all"], cwd=top, check=True)
-    start_ms = _elapsed_ms(lambda: watcher.start(top))
+    subprocess.run([*GIT, "init", "-q"], cwd=top, check=True)
+    subprocess.run([*GIT, "add", "--all"], cwd=top, check=True)
+    start_ms = elapsed_ms(lambda: watcher.start(top))
     try:
         status = watcher.status(top)
         assert status is not None
@@ -321,10 +321,10 @@ def _cost_text(cost: Cost) -> str:
 
 
 def _repeated(times: int, call: Callable[[], object]) -> list[float]:
-    return [_elapsed_ms(call) for _ in range(times)]
+    return [elapsed_ms(call) for _ in range(times)]
 
 
-def _elapsed_ms(call: Callable[[], object]) -> float:
+def elapsed_ms(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return (time.perf_counter() - started) * 1000
