@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from sandbox_engine.isolation import Obstacle
+    from sandbox_engine.previews import NewFile, preview
     from sandbox_engine.receipt import Receipt
     from sandbox_engine.recipe import Demands, Recipe, Step, StepKind
     from sandbox_engine.report import describe
@@ -98,6 +99,7 @@ __all__ = [
     "GitError",
     "IsolationError",
     "LocalChangesError",
+    "NewFile",
     "NotAnalysableError",
     "NoteError",
     "Obstacle",
@@ -128,13 +130,14 @@ __all__ = [
     "compare_revision",
     "describe",
     "load_config",
+    "preview",
     "read_revision",
 ]
 
 _HOMES = (
     *("verdict", "receipt", "errors", "recipe", "config", "cancellation", "report"),
     *("analysis.analysers", "analysis.computing", "analysis.scanner"),
-    *("isolation", "engine", "analysis.comparison", "analysis.revisions"),
+    *("previews", "isolation", "engine", "analysis.comparison", "analysis.revisions"),
 )
 """The modules that the names come from, the cheapest to import first."""
 

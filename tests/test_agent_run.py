@@ -161,10 +161,12 @@ def test_a_person_sees_what_is_going_on(world: AgentWorld) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_traceback(world: AgentWorld) -> None:
-    with models(world, [{"json": replacing(*SWAP)}]) as config:
-        with start("run", "--repo", world.box.top, "--config", config, cwd=world.home) as child:
-            assert child.stdout is not None and child.stderr is not None
-            child.stdout.close()
-            errors = child.stderr.read()
+    with (
+        models(world, [{"json": replacing(*SWAP)}]) as config,
+        start("run", "--repo", world.box.top, "--config", config, cwd=world.home) as child,
+    ):
+        assert child.stdout is not None and child.stderr is not None
+        child.stdout.close()
+        errors = child.stderr.read()
     assert "Traceback" not in errors
     assert world.box.git("log", "--oneline").count("\n") == 1
