@@ -10,10 +10,9 @@ import pytest
 from script import run
 
 _WAYS = (
-    *("control/exit", "control/forged-by-gc", "control/wrap-makereport", "control/keyword"),
-    *("control/own-pytest", "control/entry-points", "control/tests-weaker", "control/other-code"),
-    *("control/rewrite-replaced", "code/exit-at-exit", "code/forged-by-gc", "code/probe-line"),
-    *("code/call-and-report", "code/plugin-below", "code/stand-in", "code/trace"),
+    *("control/exit", "control/forged-by-gc", "control/wrap-makereport", "control/entry-points"),
+    *("control/other-code", "control/rewrite-replaced", "code/exit-at-exit", "code/forged-by-gc"),
+    *("code/probe-line", "code/stand-in"),
 )
 
 
