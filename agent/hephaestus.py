@@ -11,6 +11,7 @@ caches of models and verdicts make cheap.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent import evolution_log
+from agent import evolution_log, files
 from agent.config import Config, Task
 from agent.cycles import Cycle, Ending, Kind, require_folder
 from agent.error_analyzer import is_correctable, suggest_correction
@@ -43,6 +44,7 @@ from agent.utils.wire import Endpoint
 from sandbox_engine import Engine, IsolationError, Outcome, TestOutcome, Verdict, load_config
 
 _log = logging.getLogger(__name__)
+_LOCK_WAIT_S = 2.0
 
 
 class HephaestusAgent:
@@ -67,7 +69,8 @@ class HephaestusAgent:
         """Open the repository, the memory and the caches.
 
         Raise UsageError for a repository or a branch that cannot be used, IsolationError where a
-        model's patches could not be isolated and the configuration does not allow that.
+        model's patches could not be isolated and the configuration does not allow that, and
+        SandboxBusyError while another agent has the same `cycles_path`.
         """
         variables = os.environ if environment is None else environment
         root = Engine(repo).repository.top or Path(repo)
@@ -75,6 +78,10 @@ class HephaestusAgent:
         if not config.allow_unisolated:
             _require_isolation(engine)
         require_folder(config.cycles_path)
+        self._held = contextlib.ExitStack()
+        if not is_dry:
+            lock = files.locked(config.cycles_path / "agent", timeout_s=_LOCK_WAIT_S)
+            self._held.enter_context(lock)
         self._tools = Tools(
             root,
             config,
@@ -98,9 +105,10 @@ class HephaestusAgent:
         self.close()
 
     def close(self) -> None:
-        """Write what is to be remembered."""
-        self._tools.memory.close()
-        self._tools.progress.close()
+        """Write what is to be remembered, and let another agent go on."""
+        with self._held:
+            self._tools.memory.close()
+            self._tools.progress.close()
 
     @property
     def config(self) -> Config:

@@ -1,5 +1,5 @@
 # Sourced by the other scripts: makes `.venv` with the package and its test extras, once.
-# Sets `python` to its interpreter. Nothing outside the project's folder is changed, but for two
+# Sets `python` to its interpreter. Nothing outside the project's folder is changed, but for
 # system packages: the one that brings `venv` where Debian leaves it out, and bubblewrap.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -38,19 +38,21 @@ make_environment() {
     "$base" -m venv "$root/.venv"
 }
 
-# Runs are isolated in full with bubblewrap, and less without it, so its absence ends nothing.
-install_bubblewrap() {
-    local root_command=()
+# Install a package that much can do without; say what its absence means where that fails.
+install_package() {
+    local package=$1 absence=$2 root_command=()
     [ "$(id -u)" = 0 ] || root_command=(sudo -n)
     if command -v apt-get >/dev/null && "${root_command[@]}" true 2>/dev/null; then
-        echo "installing bubblewrap" >&2
+        echo "installing $package" >&2
         "${root_command[@]}" apt-get update -qq >&2 &&
-            "${root_command[@]}" apt-get install -y -qq bubblewrap >&2 && return
+            DEBIAN_FRONTEND=noninteractive "${root_command[@]}" \
+                apt-get install -y -qq "$package" </dev/null >/dev/null && return
     fi
-    echo "bubblewrap is not installed, so runs are isolated less than they could be" >&2
+    echo "$package is not installed, so $absence" >&2
 }
 
-command -v bwrap >/dev/null || install_bubblewrap
+command -v bwrap >/dev/null ||
+    install_package bubblewrap "runs are isolated less than they could be"
 
 # The stamp says what the environment was made from, so that a changed setup.cfg makes it anew.
 wanted=$(cat "$root/setup.cfg" "$root/pyproject.toml" | sha256sum) || exit 3

@@ -28,7 +28,7 @@ from agent.cycles import Cycles, Ending, Kind
 from agent.errors import LlmError
 from agent.hephaestus import HephaestusAgent
 from agent.objectives import read_objectives
-from sandbox_engine import IsolationError, Outcome, UsageError
+from sandbox_engine import IsolationError, Outcome, SandboxBusyError, UsageError
 from sandbox_engine.isolation.tiers import WITHOUT
 
 
@@ -313,3 +313,47 @@ def test_the_validation_can_be_called_by_itself(world: AgentWorld) -> None:
         passed = agent._execute_validation_strategy(json.dumps(replacing(*SWAP)), PYTEST)
         failed = agent._execute_validation_strategy(json.dumps(replacing(*BREAK)), PYTEST)
     assert (passed.outcome, failed.outcome) == (Outcome.PASSED, Outcome.FAILED)
+
+
+def test_fifty_cycles_leave_a_dirty_work_tree_as_it_is(world: AgentWorld) -> None:
+    box = world.box
+    box.commit({"removed.txt": "x\n", "staged.txt": "x\n", "both.txt": "x\n", "run.sh": "x\n"})
+    box.write({"staged.txt": "staged\n", "both.txt": "staged\n"})
+    box.git("add", "staged.txt", "both.txt")
+    box.write({"both.txt": "and edited\n", "other.txt": "edited\n", "removed.txt": None})
+    box.write({"deep/new.txt": "untracked\n", "notes.bin": b"\0\xff\r\n"})
+    (box.top / "run.sh").chmod(0o755)
+    (box.top / "link").symlink_to("other.txt")
+
+    def mine() -> tuple[dict[str, str], str]:
+        files = {
+            name: state
+            for name, state in box.snapshot().items()
+            if not name.startswith((".git", "generated"))
+        }
+        return files, box.git("status", "--porcelain") + box.git("diff") + box.git(
+            "diff", "--cached"
+        )
+
+    before, base = mine(), box.head
+    plans = [adding(f"generated/f{number}.py", f"N = {number}\n") for number in range(50)]
+    clash = [replacing("x\n", "y\n", name) for name in ("both.txt", "staged.txt", "removed.txt")]
+    with world.agent([*plans, *clash], strategy="SYNTAX_ONLY") as (agent, _):
+        cycles = run_cycles(agent, 50)
+        assert {cycle.ending for cycle in cycles} == {Ending.SUCCESS}
+        assert mine() == before
+        refused = run_cycles(agent, 3)
+    assert {cycle.context for cycle in refused} == {"local changes"}
+    assert mine() == before
+    assert box.git("rev-list", "--count", f"{base}..HEAD") == "50"
+
+
+def test_two_agents_do_not_share_what_they_keep(world: AgentWorld) -> None:
+    with world.agent([replacing(*SWAP)]) as (agent, _):
+        with pytest.raises(SandboxBusyError, match="stayed locked"):
+            HephaestusAgent(world.box.top, agent.config)
+        # A dry run keeps nothing.
+        HephaestusAgent(world.box.top, agent.config, is_dry=True).close()
+        agent.close()
+        with HephaestusAgent(world.box.top, agent.config) as other:
+            assert other.run_cycle().ending is Ending.SUCCESS

@@ -68,6 +68,7 @@ def test_an_interrupted_cycle_counts_once(
             patch.setattr(real, name, broken_async if is_async else broken)
             with pytest.raises(Interrupted):
                 agent.run_cycle()
+        agent.close()
         with HephaestusAgent(box.top, agent.config) as other:
             if read_objectives(world.home / "cycles").closed == 0:
                 cycle = other.run_cycle()
@@ -100,6 +101,7 @@ def test_a_landing_that_was_merged_meanwhile_is_known_again(world: AgentWorld) -
         Cycles(world.home / "cycles").save(cycle)
         write_objectives(world.home / "cycles", Objectives((Objective("Swap the operands"),), 0))
         landed = box.head
+        agent.close()
         box.commit({"later.txt": "later\n"})
         with HephaestusAgent(box.top, agent.config) as other:
             assert other.run_cycle().commit == landed
