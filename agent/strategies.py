@@ -15,6 +15,7 @@ from sandbox_engine import Recipe, Step, StepKind, Tier
 
 _SYNTAX = Step(StepKind.SYNTAX)
 _PYTEST = Step(StepKind.PYTEST)
+_BENCHMARK = Step(StepKind.PYTEST, ("-k", "benchmark"))
 _NEW_TESTS = Step(StepKind.NEW_TESTS)
 _FILES_EXIST = Step(StepKind.FILES_EXIST)
 _STEPS = {
@@ -23,7 +24,7 @@ _STEPS = {
     StepName.RUN_PYTEST_VALIDATION: _PYTEST,
     StepName.RUN_PYTEST: _PYTEST,
     StepName.RUN_PYTEST_NEW_FILE_VALIDATION: _NEW_TESTS,
-    StepName.RUN_BENCHMARK_VALIDATION: Step(StepKind.PYTEST, ("-k", "benchmark")),
+    StepName.RUN_BENCHMARK_VALIDATION: _BENCHMARK,
     StepName.CHECK_FILE_EXISTENCE: _FILES_EXIST,
 }
 _SANITY = {
@@ -74,5 +75,11 @@ def _recipe(name: str, strategy: Strategy, like: Recipe, *, is_test_fix: bool) -
 
 
 def _steps(names: Iterable[StepName]) -> tuple[Step, ...]:
-    """Return the engine's steps for `names`, each once, in their order."""
-    return tuple(dict.fromkeys(_STEPS[name] for name in names if name in _STEPS))
+    """Return the engine's steps for `names`, each once, in their order.
+
+    Benchmarks are tests too, so a run of all tests has run them.
+    """
+    steps = dict.fromkeys(_STEPS[name] for name in names if name in _STEPS)
+    if _PYTEST in steps:
+        steps.pop(_BENCHMARK, None)
+    return tuple(steps)
