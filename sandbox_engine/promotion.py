@@ -48,6 +48,8 @@ _HOOK_S = 600.0
 _LOCK_SETTLES_S = 1.0
 _LOCK_IS_OURS_S = 5.0
 _WRITING_S = 60.0
+_WITHOUT_OBJECT = (b"", b"000000", b"160000")
+"""Modes of what is gone, and of submodules, whose commits are not ours to bring."""
 _SEARCHED = 1000
 """Among so many commits one that has landed is looked for."""
 
@@ -407,9 +409,18 @@ def _run_hook(
 
 def _bring_objects(kept: Store, place: Place, base: CommitId, tree: TreeId) -> None:
     """Copy what the tree has and the base has not from the store to the user's objects."""
-    wanted = f"{tree}\n^{base}\n".encode()
+    # All that is new is at a path that differs; `--revs` would look at every path of the base.
+    listed = git.run_store_git(
+        kept.git_dir, ["diff-tree", "-r", "-t", "--raw", "--no-renames", "-z", base, tree]
+    )
+    wanted = {tree.encode()}
+    for line in listed.split(b"\0")[::2]:
+        _, mode, _, new, _ = line.split(b" ") if line else (b"",) * 5
+        if mode not in _WITHOUT_OBJECT:
+            wanted.add(new)
+    names = b"".join(name + b"\n" for name in sorted(wanted))
     pack = git.run_store_git(
-        kept.git_dir, ["pack-objects", "-q", "--revs", "--stdout"], input=wanted
+        kept.git_dir, ["pack-objects", "-q", "--window=0", "--stdout"], input=names
     )
     # Without the store beside it, or git would find that it has them already.
     git.run_git([f"--git-dir={place.git_dir}", "unpack-objects", "-q"], input=pack)
