@@ -20,6 +20,7 @@ from sandbox_engine.version import VERSION
 if TYPE_CHECKING:
     from sandbox_engine.config import Config
     from sandbox_engine.engine import Engine
+    from sandbox_engine.verdict import Verdict
 
 EXIT_PASSED, EXIT_REFUSED, EXIT_USAGE, EXIT_UNJUDGED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sandbox-engine {VERSION}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _validate_arguments(_command(commands, "validate", _validate, "judge a patch"))
+    _hook_arguments(_command(commands, "hook", None, "judge each commit before it is made"))
     _verify_arguments(_command(commands, "verify", _verify, "see whether a receipt still holds"))
     _promote_arguments(_command(commands, "promote", _promote, "land what passed on a branch"))
     _output_argument(
@@ -156,7 +158,17 @@ def _output_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("patch", metavar="PATCH", help="a file, a folder, or - for standard input")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "patch", metavar="PATCH", nargs="?", help="a file, a folder, or - for standard input"
+    )
+    what.add_argument(
+        "--staged",
+        action="store_true",
+        help="what is about to be committed, beside HEAD; it may change tests",
+    )
+    parser.add_argument("--lenient", action="store_true", help="with --staged, let pass what "
+                        "cannot be judged")  # fmt: skip
     parser.add_argument("--base", default="HEAD", metavar="REV", help="what it applies to (HEAD)")
     parser.add_argument("--strategy", metavar="NAME", help="what to run (SYNTAX_AND_PYTEST)")
     parser.add_argument("--format", metavar="NAME", help=_FORMAT_HELP)
@@ -265,10 +277,88 @@ def _mebibytes(text: str) -> int:
     return int(text) * 2**20
 
 
-def _validate(options: argparse.Namespace) -> int:
-    from sandbox_engine import report, verification
+def _hook_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    install = _command(actions, "install", _hook_install, "put the pre-commit hook in")
+    install.add_argument("--strategy", metavar="NAME", help="what to run (as configured)")
+    install.add_argument("--lenient", action="store_true", help="let pass what cannot be judged")
+    _command(actions, "uninstall", _hook_uninstall, "take it out, and put an earlier one back")
+    _command(actions, "status", _hook_status, "tell whether it is in; exit code 1: it is not")
+
+
+def _hook_install(options: argparse.Namespace) -> int:
+    from sandbox_engine import commit_hooks
+
+    _config(options).recipe(options.strategy)
+    strategy = ["--strategy", options.strategy] if options.strategy else []
+    lenient = ["--lenient"] if options.lenient else []
+    done = commit_hooks.install(options.repo, [*strategy, *lenient])
+    earlier = "; it runs the one that was there first" if done.has_earlier else ""
+    print(f"installed `{done.path}`{earlier}")
+    return EXIT_PASSED
+
+
+def _hook_uninstall(options: argparse.Namespace) -> int:
+    from sandbox_engine import commit_hooks
+
+    print("uninstalled" if commit_hooks.uninstall(options.repo) else "not installed")
+    return EXIT_PASSED
+
+
+def _hook_status(options: argparse.Namespace) -> int:
+    from sandbox_engine import commit_hooks
+
+    found = commit_hooks.status(options.repo)
+    earlier = ", which runs an earlier hook first" if found.has_earlier else ""
+    print(f"`{found.path}`{earlier}" if found.is_installed else "not installed")
+    return EXIT_PASSED if found.is_installed else EXIT_REFUSED
+
+
+def _validate_staged(options: argparse.Namespace) -> int:
+    from sandbox_engine import commit_hooks, report, staged
     from sandbox_engine.verdict import Outcome
 
+    # Before all else: it is what git has named, and nobody asks for it again.
+    index = staged.index_of_hook()
+    if commit_hooks.is_skipped():
+        print(f"sandbox-engine: passed over, because {commit_hooks.SKIP} is set", file=sys.stderr)
+        return EXIT_PASSED
+    verdict = _engine(options).validate_staged(
+        index=index,
+        strategy=options.strategy,
+        allow_test_changes=True,
+        use_cache=not options.no_cache,
+    )
+    if verdict is None:
+        return EXIT_PASSED
+    if options.output == "json":
+        print(json.dumps(verdict.to_json(), indent=2))
+    else:
+        print(report.brief(verdict), file=sys.stderr)
+    if options.lenient and verdict.outcome is Outcome.INCONCLUSIVE:
+        return EXIT_PASSED
+    if verdict.outcome is not Outcome.PASSED and options.output == "text":
+        again = f"{commit_hooks.SKIP}=1 git commit"
+        print(f"\n`{again} ...` commits all the same", file=sys.stderr)
+    return _exit_code(verdict)
+
+
+def _exit_code(verdict: Verdict) -> int:
+    from sandbox_engine.verdict import Outcome
+
+    return {
+        Outcome.PASSED: EXIT_PASSED,
+        Outcome.FAILED: EXIT_REFUSED,
+        Outcome.REJECTED: EXIT_REFUSED,
+        Outcome.INCONCLUSIVE: EXIT_UNJUDGED,
+    }[verdict.outcome]
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from sandbox_engine import report, verification
+
+    if options.staged:
+        return _validate_staged(options)
     if options.receipt is not None:
         verification.prepare_receipt(options.receipt)
     patch = _read_patch(options.patch)
@@ -290,12 +380,7 @@ def _validate(options: argparse.Namespace) -> int:
         print(report.describe(verdict))
     if options.receipt is not None and verdict.receipt is not None:
         verification.write_receipt(options.receipt, verdict.receipt)
-    return {
-        Outcome.PASSED: EXIT_PASSED,
-        Outcome.FAILED: EXIT_REFUSED,
-        Outcome.REJECTED: EXIT_REFUSED,
-        Outcome.INCONCLUSIVE: EXIT_UNJUDGED,
-    }[verdict.outcome]
+    return _exit_code(verdict)
 
 
 def _read_patch(name: str) -> bytes | Path:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_engine import carry, git, isolation, promotion, store, tree
+from sandbox_engine import carry, git, isolation, promotion, staged, store, tree
 from sandbox_engine.cache import Cache, Key
 from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.config import Config, load_config, required
@@ -18,6 +18,7 @@ from sandbox_engine.errors import (
     BranchMovedError,
     DiskFullError,
     GitError,
+    NoCommitError,
     PatchError,
     PromotionError,
     StaleBaseError,
@@ -131,6 +132,41 @@ class Engine:
             )
         except OSError as error:
             raise git.foreign_failure(error, "the patch cannot be judged") from error
+
+    def validate_staged(
+        self,
+        *,
+        index: Path | None = None,
+        strategy: str | None = None,
+        allow_test_changes: bool = False,
+        use_cache: bool = True,
+    ) -> Verdict | None:
+        """Return the verdict on what a commit would hold now, None if that changes nothing.
+
+        It is judged beside HEAD, or beside nothing where there is no commit yet; the other
+        arguments are those of `validate`. `index` is the one that git names to a hook, None the
+        work tree's own. Index, work tree and objects of the user stay as they are. Raise UsageError
+        while files are unmerged.
+        """
+        started = time.monotonic()
+        recipe = self.config.recipe(strategy).demanding(
+            (), (), allow_test_changes=allow_test_changes
+        )
+        tree_id = staged.staged_tree(self.store, index)
+        try:
+            commit, base_tree = git.resolve_commit(self.repository, "HEAD")
+        except NoCommitError:
+            commit, base_tree = staged.empty_base(self.store), staged.EMPTY_TREE
+        if tree_id == base_tree:
+            return None
+        try:
+            candidate = tree.candidate_of(self.store, commit, base_tree, tree_id)
+            verdict = self._judge(candidate, recipe, "", None, use_cache=use_cache)
+        except OSError as error:
+            raise git.foreign_failure(error, "what is staged cannot be judged") from error
+        return dataclasses.replace(
+            verdict, engine_version=VERSION, elapsed_s=round(time.monotonic() - started, 6)
+        )
 
     def analyse(
         self,

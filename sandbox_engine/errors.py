@@ -40,6 +40,10 @@ class NoRepositoryError(RepositoryError):
     """The folder is in no repository at all."""
 
 
+class NoCommitError(UsageError):
+    """The repository has no commit yet."""
+
+
 class PatchError(SandboxError):
     """The patch cannot become a tree; `findings` name every edit that stands in the way.
 

@@ -21,6 +21,7 @@ from sandbox_engine import process
 from sandbox_engine.errors import (
     DiskFullError,
     GitError,
+    NoCommitError,
     NoRepositoryError,
     RepositoryError,
     SandboxError,
@@ -292,7 +293,7 @@ def resolve_commit(repository: Repository, revision: str) -> tuple[CommitId, Tre
 
 def _no_commit(objects: pygit2.Repository, revision: str) -> UsageError:
     if objects.is_empty or (revision == "HEAD" and objects.head_is_unborn):
-        return UsageError(
+        return NoCommitError(
             "the repository has no commit yet, so there is no base",
             remedy="commit something first, or name another `--base`",
         )

@@ -26,6 +26,14 @@ def describe(verdict: Verdict) -> str:
     return "\n".join(safe(line) for line in _lines(verdict))
 
 
+def brief(verdict: Verdict) -> str:
+    """Return what a committer needs of `verdict`: one line if it passed, else why not."""
+    lines = [f"sandbox-engine: {verdict.outcome}: {verdict.reason}"]
+    if verdict.outcome is not Outcome.PASSED:
+        lines += _reasons(verdict)
+    return "\n".join(safe(line) for line in lines)
+
+
 def safe(line: str) -> str:
     """Return `line` with control characters shown, so that no test can write to the terminal."""
     return "".join(
@@ -35,14 +43,7 @@ def safe(line: str) -> str:
 
 def _lines(verdict: Verdict) -> Iterator[str]:
     yield f"{verdict.outcome}: {verdict.reason}{' (known)' if verdict.is_cached else ''}"
-    yield from _findings(verdict.findings)
-    for step in verdict.steps:
-        yield from _step(step)
-    if verdict.explanation:
-        yield from _explanation(verdict.explanation)
-    if verdict.hint:
-        yield ""
-        yield f"hint: {verdict.hint}"
+    yield from _reasons(verdict)
     yield ""
     yield from _edits(verdict.edits)
     yield f"base      {verdict.base}"
@@ -55,6 +56,18 @@ def _lines(verdict: Verdict) -> Iterator[str]:
         yield f"test-control {_shortened(verdict.test_control)}"
     steps = ", ".join(f"{step.name} {step.elapsed_s:.2f} s" for step in verdict.steps)
     yield f"time      {verdict.elapsed_s:.2f} s{f' ({steps})' if steps else ''}"
+
+
+def _reasons(verdict: Verdict) -> Iterator[str]:
+    """Yield what stands behind an outcome, and what to do about it."""
+    yield from _findings(verdict.findings)
+    for step in verdict.steps:
+        yield from _step(step)
+    if verdict.explanation:
+        yield from _explanation(verdict.explanation)
+    if verdict.hint:
+        yield ""
+        yield f"hint: {verdict.hint}"
 
 
 def _isolation(verdict: Verdict) -> str:
