@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from sandbox_engine.previews import NewFile, preview
     from sandbox_engine.receipt import Receipt
     from sandbox_engine.recipe import Demands, Recipe, Step, StepKind
-    from sandbox_engine.report import describe
+    from sandbox_engine.reports.text import describe
     from sandbox_engine.verdict import (
         AtomRecord,
         Author,
@@ -135,7 +135,7 @@ __all__ = [
 ]
 
 _HOMES = (
-    *("verdict", "receipt", "errors", "recipe", "config", "cancellation", "report"),
+    *("verdict", "receipt", "errors", "recipe", "config", "cancellation", "reports.text"),
     *("analysis.analysers", "analysis.computing", "analysis.scanner"),
     *("previews", "isolation", "engine", "analysis.comparison", "analysis.revisions"),
 )

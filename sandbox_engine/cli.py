@@ -315,7 +315,8 @@ def _hook_status(options: argparse.Namespace) -> int:
 
 
 def _validate_staged(options: argparse.Namespace) -> int:
-    from sandbox_engine import commit_hooks, report, staged
+    from sandbox_engine import commit_hooks, staged
+    from sandbox_engine.reports import text
     from sandbox_engine.verdict import Outcome
 
     # Before all else: it is what git has named, and nobody asks for it again.
@@ -334,7 +335,7 @@ def _validate_staged(options: argparse.Namespace) -> int:
     if options.output == "json":
         print(json.dumps(verdict.to_json(), indent=2))
     else:
-        print(report.brief(verdict), file=sys.stderr)
+        print(text.brief(verdict), file=sys.stderr)
     if options.lenient and verdict.outcome is Outcome.INCONCLUSIVE:
         return EXIT_PASSED
     if verdict.outcome is not Outcome.PASSED and options.output == "text":
@@ -355,7 +356,8 @@ def _exit_code(verdict: Verdict) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from sandbox_engine import report, verification
+    from sandbox_engine import verification
+    from sandbox_engine.reports import text
 
     if options.staged:
         return _validate_staged(options)
@@ -377,7 +379,7 @@ def _validate(options: argparse.Namespace) -> int:
     if options.output == "json":
         print(json.dumps(verdict.to_json(), indent=2))
     else:
-        print(report.describe(verdict))
+        print(text.describe(verdict))
     if options.receipt is not None and verdict.receipt is not None:
         verification.write_receipt(options.receipt, verdict.receipt)
     return _exit_code(verdict)
@@ -422,7 +424,8 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from sandbox_engine import report, verification
+    from sandbox_engine import verification
+    from sandbox_engine.reports import text
     from sandbox_engine.verification import Standing
 
     receipt = verification.read_receipt(options.receipt)
@@ -437,8 +440,8 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         for claim in claims:
             mark = "ok  " if claim.standing is Standing.HOLDS else "BAD "
-            print(report.safe(f"{mark} {claim.name}: {claim.detail}"))
-        print(report.safe(verification.summary(claims)))
+            print(text.safe(f"{mark} {claim.name}: {claim.detail}"))
+        print(text.safe(verification.summary(claims)))
     return {
         Standing.HOLDS: EXIT_PASSED,
         Standing.FALSE: EXIT_REFUSED,
@@ -469,7 +472,7 @@ def _promote(options: argparse.Namespace) -> int:
 
 def _analyse(options: argparse.Namespace) -> int:
     from sandbox_engine.analysis import report
-    from sandbox_engine.report import safe
+    from sandbox_engine.reports.text import safe
 
     if options.patch is None and options.base is None and not options.changed:
         from sandbox_engine.analysis.scanner import analyse
@@ -512,7 +515,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _watch_status(options: argparse.Namespace) -> int:
     from sandbox_engine import watcher
-    from sandbox_engine.report import safe
+    from sandbox_engine.reports.text import safe
 
     status = watcher.status(options.repo)
     if options.output == "json":

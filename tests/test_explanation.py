@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import GitBox
 
-from sandbox_engine import Config, Engine, Outcome, Verdict, report
+from sandbox_engine import Config, Engine, Outcome, Verdict, describe
 
 GAP = "\n" * 12
 CODE = GAP.join(f"def f{number}(x):\n    return x + {number}\n" for number in range(6))
@@ -60,7 +60,7 @@ def test_the_hunks_that_broke_tests_are_named(several: GitBox) -> None:
     assert explanation is not None and explanation.is_complete
     assert explanation.passing == (0, 2, 4, 5)
     assert explanation.edits[1].path == "code_of.py"
-    assert "hunk 2 of 5" in report.describe(verdict)
+    assert "hunk 2 of 5" in describe(verdict)
 
 
 def test_edits_that_only_together_break_a_test(several: GitBox) -> None:
@@ -102,7 +102,7 @@ def test_the_budget_is_kept(several: GitBox) -> None:
     assert verdict.explanation is not None
     assert not verdict.explanation.is_complete
     assert verdict.explanation.runs == 3
-    assert "not all was tried in 3 runs" in report.describe(verdict)
+    assert "not all was tried in 3 runs" in describe(verdict)
 
 
 def test_answers_are_kept(several: GitBox, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from sandbox_engine.analysis.analysers import Unknown
 from sandbox_engine.analysis.comparison import FileChange, FileSize, FunctionChange, FunctionSize
 from sandbox_engine.analysis.scanner import Scan
-from sandbox_engine.report import safe
+from sandbox_engine.reports.text import safe
 
 _METRICS = "metrics"
 

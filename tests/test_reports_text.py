@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sandbox_engine import report
+from sandbox_engine.reports.text import describe
 from sandbox_engine.verdict import (
     AtomRecord,
     CommitId,
@@ -31,7 +31,7 @@ FINDING = Finding("syntax-error", "wrong", "a.py", 3, 5, "\tx = (", "close it")
 
 
 def test_the_outcome_comes_first_and_what_to_do_follows() -> None:
-    lines = report.describe(dataclasses.replace(VERDICT, findings=(FINDING,))).split("\n")
+    lines = describe(dataclasses.replace(VERDICT, findings=(FINDING,))).split("\n")
     assert lines[0] == "REJECTED: `a.py` is not valid"
     assert "  syntax-error a.py:3:5" in lines
     caret = lines[lines.index("     x = (") + 1]
@@ -42,7 +42,7 @@ def test_the_outcome_comes_first_and_what_to_do_follows() -> None:
 
 def test_several_findings_each_say_what_is_wrong() -> None:
     other = Finding("file-too-large", "has too many bytes", "b.bin", hint="leave it out")
-    text = report.describe(dataclasses.replace(VERDICT, findings=(FINDING, other)))
+    text = describe(dataclasses.replace(VERDICT, findings=(FINDING, other)))
     assert "    wrong\n" in text
     assert "  file-too-large b.bin\n    has too many bytes\n    hint: leave it out" in text
 
@@ -50,7 +50,7 @@ def test_several_findings_each_say_what_is_wrong() -> None:
 def test_many_red_tests_are_shortened_and_control_characters_shown() -> None:
     red = tuple(TestRecord(f"t{n}", TestOutcome.FAILED, 0, "boo\x1b[31m\rx") for n in range(12))
     step = StepResult("pytest", Outcome.FAILED, 1.25, "12 failed", tests=red)
-    text = report.describe(dataclasses.replace(VERDICT, outcome=Outcome.FAILED, steps=(step,)))
+    text = describe(dataclasses.replace(VERDICT, outcome=Outcome.FAILED, steps=(step,)))
     assert "  and 2 more" in text
     assert "boo\\x1b[31m\\rx" in text
     assert "(pytest 1.25 s)" in text
@@ -59,7 +59,7 @@ def test_many_red_tests_are_shortened_and_control_characters_shown() -> None:
 def test_a_step_without_tests_shows_the_end_of_its_output() -> None:
     output = "".join(f"line {n}\n" for n in range(100))
     step = StepResult("command x", Outcome.FAILED, reason="exit code 1", output=output)
-    text = report.describe(dataclasses.replace(VERDICT, outcome=Outcome.FAILED, steps=(step,)))
+    text = describe(dataclasses.replace(VERDICT, outcome=Outcome.FAILED, steps=(step,)))
     assert "line 99" in text
     assert "line 69\n" not in text
 
@@ -69,7 +69,7 @@ ATOMS = tuple(AtomRecord(n, "c.py", None, f"c.py, hunk {n + 1} of 9") for n in r
 
 def explained(explanation: Explanation) -> list[str]:
     explanation = dataclasses.replace(explanation, edits=ATOMS)
-    lines = report.describe(dataclasses.replace(VERDICT, explanation=explanation)).split("\n")
+    lines = describe(dataclasses.replace(VERDICT, explanation=explanation)).split("\n")
     return [line.strip() for line in lines[2 : lines.index("hint: correct it") - 1]]
 
 
