@@ -1,0 +1,233 @@
+"""What can be typed: every command, argument and option, and nothing of what they do.
+
+Help, completion, the manual page and the reference in docs/ are all made from this parser.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from sandbox_engine.cli import analysing, configuring, hooking, keeping, landing, validating
+from sandbox_engine.version import VERSION
+
+_FORMAT_HELP = (
+    "json, unified, mbox, search-replace, apply-patch or files; found out where it is not named"
+)
+_EPILOG = """\
+exit codes:
+  0    the patch passed; the receipt holds; the commit landed
+  1    it failed or was rejected; the receipt is false; nothing was landed
+  2    wrong usage: options, configuration, repository, base or receipt
+  3    it could not be judged; the receipt holds no longer
+  130  interrupted (143, 129: ended by SIGTERM, SIGHUP)
+
+examples:
+  sandbox-engine validate fix.diff
+  git diff | sandbox-engine validate - --strategy SYNTAX_ONLY
+  sandbox-engine validate plan.json --base main --output json
+  sandbox-engine validate fix.diff --receipt fix.json
+  sandbox-engine promote fix.json --branch main
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; `command` of what it parses is the function to call."""
+    top = argparse.ArgumentParser(
+        prog="sandbox-engine",
+        description="Is this patch good? A verdict that can be trusted, the repository untouched.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"sandbox-engine {VERSION}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    _validate_arguments(_command(commands, "validate", validating.validate, "judge a patch"))
+    _hook_arguments(_command(commands, "hook", None, "judge each commit before it is made"))
+    _verify_arguments(
+        _command(commands, "verify", landing.verify, "see whether a receipt still holds")
+    )
+    _promote_arguments(
+        _command(commands, "promote", landing.promote, "land what passed on a branch")
+    )
+    _output_argument(
+        _command(
+            commands, "strategies", configuring.strategies, "list the strategies and their steps"
+        )
+    )
+    _analyse_arguments(
+        _command(
+            commands, "analyse", analysing.analyse, "show the size and complexity of Python files"
+        )
+    )
+    _watch_arguments(
+        _command(commands, "watch", analysing.watch, "keep the analyses of a work tree fresh")
+    )
+    _command(commands, "doctor", configuring.doctor, "check that all that is needed is here")
+    cache = _command(commands, "cache", None, "see or clear what is kept between runs")
+    actions = cache.add_subparsers(metavar="ACTION", required=True)
+    _output_argument(
+        _command(actions, "info", keeping.info, "show where the store is and its size")
+    )
+    gc = _command(actions, "gc", keeping.gc, "drop the analyses that were used least recently")
+    gc.add_argument(
+        "--size",
+        type=_mebibytes,
+        metavar="MIB",
+        help="how large what is kept may be (512, which it never exceeds for long)",
+    )
+    clear = _command(actions, "clear", keeping.clear, "remove the store of the repository")
+    clear.add_argument(
+        "--all", action="store_true", help="remove the stores of all repositories, and the analyses"
+    )
+    return top
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int] | None,
+    summary: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    if run is not None:
+        parser.set_defaults(command=run)
+        parser.add_argument("--repo", default=".", metavar="DIR", help="a folder of the repository")
+        parser.add_argument("--config", type=Path, metavar="FILE", help="a configuration file")
+        parser.add_argument("-v", "--verbose", action="store_true", help="tell the cause of errors")
+    return parser
+
+
+def _output_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="the form")
+
+
+def _validate_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "patch", metavar="PATCH", nargs="?", help="a file, a folder, or - for standard input"
+    )
+    what.add_argument(
+        "--staged",
+        action="store_true",
+        help="what is about to be committed, beside HEAD; it may change tests",
+    )
+    parser.add_argument("--lenient", action="store_true", help="with --staged, let pass what "
+                        "cannot be judged")  # fmt: skip
+    parser.add_argument("--base", default="HEAD", metavar="REV", help="what it applies to (HEAD)")
+    parser.add_argument("--strategy", metavar="NAME", help="what to run (SYNTAX_AND_PYTEST)")
+    parser.add_argument("--format", metavar="NAME", help=_FORMAT_HELP)
+    parser.add_argument(
+        "--match",
+        choices=("exact", "default", "fuzzy"),
+        default="default",
+        help="how far an edit may be from the file's text",
+    )
+    parser.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="fixed:NODEID",
+        help="a test that fails on the base and has to pass (repeatable)",
+    )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="node ids, as *, ? and [] match them, of tests that have to be there and pass "
+        "(repeatable)",
+    )
+    parser.add_argument(
+        "--allow-test-changes",
+        action="store_true",
+        help="the patch may change what the tests prove",
+    )
+    _run_arguments(parser)
+    parser.add_argument(
+        "--explain", action="store_true", help="tell which edits of a patch that failed broke what"
+    )
+    parser.add_argument("--no-cache", action="store_true", help="judge again what is known")
+    parser.add_argument(
+        "--receipt",
+        type=Path,
+        metavar="PATH",
+        help="write the receipt of what passed here; an older one is removed in any case",
+    )
+    _output_argument(parser)
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--python", metavar="PATH", help="the interpreter that runs the tests")
+    parser.add_argument(
+        "--isolation",
+        choices=("auto", "full", "landlock", "none"),
+        help="how far runs are kept from all else (auto: the best that there is)",
+    )
+
+
+def _receipt_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "receipt", type=Path, metavar="RECEIPT", help="a file that `validate --receipt` wrote"
+    )
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    _receipt_argument(parser)
+    _run_arguments(parser)
+    _output_argument(parser)
+
+
+def _promote_arguments(parser: argparse.ArgumentParser) -> None:
+    _receipt_argument(parser)
+    parser.add_argument("--branch", required=True, metavar="NAME", help="where it lands")
+    parser.add_argument("-m", "--message", metavar="TEXT", help="the message of the commit")
+    parser.add_argument("--note", action="store_true", help="note the receipt on the commit")
+    parser.add_argument("--no-hooks", action="store_true", help="do not run the commit's hooks")
+    _run_arguments(parser)
+
+
+def _analyse_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Show the size and complexity of the Python files below a folder (--repo), or what has "
+        "changed of them: since the last commit, since a revision, or by a patch that is nowhere "
+        "applied. What was analysed once is known."
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--changed", action="store_true", help="what differs from the last commit")
+    what.add_argument("--patch", metavar="FILE", help="what a patch, or - for standard input, does")
+    parser.add_argument("--base", metavar="REV", help="what differs from REV; what FILE applies to")
+    _output_argument(parser)
+
+
+def _watch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Watch a work tree: what changes is analysed before anybody asks, and `analyse` need not "
+        "look at every file. One process watches; it ends when it is told to, or the work tree is "
+        "gone. Exit code 1 of --status: none runs."
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--foreground", action="store_true", help="watch until interrupted (what is done else)"
+    )
+    what.add_argument("--daemon", action="store_true", help="start a process that watches")
+    what.add_argument("--stop", action="store_true", help="end it")
+    what.add_argument("--status", action="store_true", help="tell what it does")
+    _output_argument(parser)
+
+
+def _mebibytes(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of MiB")
+    return int(text) * 2**20
+
+
+def _hook_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    install = _command(actions, "install", hooking.install, "put the pre-commit hook in")
+    install.add_argument("--strategy", metavar="NAME", help="what to run (as configured)")
+    install.add_argument("--lenient", action="store_true", help="let pass what cannot be judged")
+    _command(actions, "uninstall", hooking.uninstall, "take it out, and put an earlier one back")
+    _command(actions, "status", hooking.status, "tell whether it is in; exit code 1: it is not")
