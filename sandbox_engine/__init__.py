@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from sandbox_engine.isolation import Obstacle
     from sandbox_engine.previews import NewFile, preview
+    from sandbox_engine.progress import Progress
     from sandbox_engine.receipt import Receipt
     from sandbox_engine.recipe import Demands, Recipe, Step, StepKind
     from sandbox_engine.reports.text import describe
@@ -105,6 +106,7 @@ __all__ = [
     "Obstacle",
     "Outcome",
     "PatchError",
+    "Progress",
     "PromotionError",
     "Receipt",
     "Recipe",
@@ -135,7 +137,16 @@ __all__ = [
 ]
 
 _HOMES = (
-    *("verdict", "receipt", "errors", "recipe", "config", "cancellation", "reports.text"),
+    *(
+        "verdict",
+        "receipt",
+        "errors",
+        "recipe",
+        "config",
+        "cancellation",
+        "progress",
+        "reports.text",
+    ),
     *("analysis.analysers", "analysis.computing", "analysis.scanner"),
     *("previews", "isolation", "engine", "analysis.comparison", "analysis.revisions"),
 )

@@ -30,6 +30,7 @@ from sandbox_engine.isolation import Obstacle, View
 from sandbox_engine.merge import merge_change
 from sandbox_engine.patch import EditStatus, Match, Patch, parse_patch, patch_from_files
 from sandbox_engine.precheck import precheck
+from sandbox_engine.progress import Progress, Watch, unwatched
 from sandbox_engine.receipt import Receipt
 from sandbox_engine.recipe import Recipe
 from sandbox_engine.run import Run
@@ -101,6 +102,7 @@ class Engine:
         explain: bool = False,
         use_cache: bool = True,
         cancellation: Cancellation | None = None,
+        watch: Watch = unwatched,
     ) -> Verdict:
         """Return the verdict on `patch` applied to `base`.
 
@@ -109,7 +111,8 @@ class Engine:
         Beside what the strategy demands, each `fixed:NODEID` of `require` must be red without the
         patch and green with it, and every test whose node id is like one of `keep` be green.
         With `allow_test_changes` the patch may change what the tests prove. With `explain` a patch
-        of several edits that FAILED is told which of them broke which tests.
+        of several edits that FAILED is told which of them broke which tests. `watch` is told what
+        is being done, in the thread that called.
 
         A patch that is wrong gives a verdict, never an exception. Raise UsageError for a base, a
         strategy or a match that does not exist, CancelledError when another thread cancels
@@ -129,9 +132,65 @@ class Engine:
                 explain=explain,
                 use_cache=use_cache,
                 cancellation=cancellation,
+                watch=watch,
             )
         except OSError as error:
             raise git.foreign_failure(error, "the patch cannot be judged") from error
+
+    def validate_commit(
+        self,
+        commit: str,
+        *,
+        base: str | None = None,
+        strategy: str | None = None,
+        require: Sequence[str] = (),
+        keep: Sequence[str] = (),
+        allow_test_changes: bool = False,
+        use_cache: bool = True,
+        cancellation: Cancellation | None = None,
+        watch: Watch = unwatched,
+    ) -> Verdict:
+        """Return the verdict on what `commit` holds, beside `base`.
+
+        Without a base that is its first parent, or nothing for a commit that has none. What links,
+        submodules and attributes it changes is judged as it is: it is in the repository already.
+        The other arguments, and what is raised, are those of `validate`.
+        """
+        started = time.monotonic()
+        recipe = self.config.recipe(strategy).demanding(
+            required(require), tuple(keep), allow_test_changes=allow_test_changes
+        )
+        made = git.read_commit(self.repository, commit)
+        beside = base or next(iter(made.parents), None)
+        if beside is None:
+            base_commit, base_tree = staged.empty_base(self.store), staged.EMPTY_TREE
+        else:
+            base_commit, base_tree = git.resolve_commit(self.repository, beside)
+        try:
+            candidate = tree.candidate_of(self.store, base_commit, base_tree, made.tree)
+            verdict = self._judge(
+                candidate,
+                recipe,
+                made.message,
+                Author(made.author_name, made.author_email, made.author_date),
+                use_cache=use_cache,
+                cancellation=cancellation,
+                watch=watch,
+            )
+        except OSError as error:
+            raise git.foreign_failure(error, "the commit cannot be judged") from error
+        return _timed(verdict, started)
+
+    def commits(self, revisions: str) -> tuple[CommitId, ...]:
+        """Return the commits of a range such as `main..topic`, the oldest first.
+
+        Raise UsageError for a range that names none, or is none.
+        """
+        return git.list_commits(self.repository, revisions)
+
+    def merge_base(self, one: str, other: str) -> CommitId:
+        """Return the best common ancestor of two commits; raise UsageError where there is none."""
+        return git.merge_base(self.repository, one, other)
 
     def validate_staged(
         self,
@@ -164,9 +223,7 @@ class Engine:
             verdict = self._judge(candidate, recipe, "", None, use_cache=use_cache)
         except OSError as error:
             raise git.foreign_failure(error, "what is staged cannot be judged") from error
-        return dataclasses.replace(
-            verdict, engine_version=VERSION, elapsed_s=round(time.monotonic() - started, 6)
-        )
+        return _timed(verdict, started)
 
     def analyse(
         self,
@@ -199,8 +256,10 @@ class Engine:
         explain: bool,
         use_cache: bool,
         cancellation: Cancellation | None,
+        watch: Watch,
     ) -> Verdict:
         started = time.monotonic()
+        watch(Progress("the patch"))
         if not self.store.database.parent.is_dir() or not self.store.git_dir.is_dir():
             self._open()
         commit, base_tree = git.resolve_commit(self.repository, base)
@@ -218,6 +277,7 @@ class Engine:
                 _author_of(edits),
                 use_cache=use_cache,
                 cancellation=cancellation,
+                watch=watch,
             )
             if explain:
                 run = Run(
@@ -227,12 +287,11 @@ class Engine:
                     candidate,
                     recipe,
                     cancellation=cancellation,
+                    watch=watch,
                 )
                 explanation = explain_failure(self.store, run, verdict, _match_of(match))
                 verdict = dataclasses.replace(verdict, explanation=explanation)
-        return dataclasses.replace(
-            verdict, engine_version=VERSION, elapsed_s=round(time.monotonic() - started, 6)
-        )
+        return _timed(verdict, started)
 
     def _judge(
         self,
@@ -243,6 +302,7 @@ class Engine:
         *,
         use_cache: bool,
         cancellation: Cancellation | None = None,
+        watch: Watch = unwatched,
     ) -> Verdict:
         run = Run(
             self.store,
@@ -252,6 +312,7 @@ class Engine:
             recipe,
             use_cache=use_cache,
             cancellation=cancellation,
+            watch=watch,
         )
         blank = Verdict(
             Outcome.REJECTED,
@@ -479,6 +540,12 @@ class Engine:
             wait_s=self.config.lease_wait_s,
         )
         return open_slot(self.store, commit, setup)
+
+
+def _timed(verdict: Verdict, started: float) -> Verdict:
+    return dataclasses.replace(
+        verdict, engine_version=VERSION, elapsed_s=round(time.monotonic() - started, 6)
+    )
 
 
 def _changed_recipe(receipt: Receipt, branch: str) -> StaleBaseError:

@@ -9,6 +9,7 @@ called us nor the user's configuration changes what it does to our own store.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import hashlib
 import os
@@ -289,6 +290,79 @@ def resolve_commit(repository: Repository, revision: str) -> tuple[CommitId, Tre
     except (KeyError, ValueError, pygit2.GitError) as error:
         raise _no_commit(objects, revision) from error
     return CommitId(str(commit.id)), TreeId(str(commit.tree_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a commit says; `author_date` is ISO 8601 or "", and `message` the whole of it."""
+
+    tree: TreeId
+    parents: tuple[CommitId, ...]
+    message: str
+    author_name: str
+    author_email: str
+    author_date: str
+
+
+def read_commit(repository: Repository, revision: str) -> Commit:
+    """Return what the commit says that `revision` names; raise UsageError when there is none."""
+    import pygit2
+
+    id, tree = resolve_commit(repository, revision)
+    commit = open_objects(repository.git_dir)[id].peel(pygit2.Commit)
+    author = commit.author
+    return Commit(
+        tree,
+        tuple(CommitId(str(parent)) for parent in commit.parent_ids),
+        commit.raw_message.decode("utf-8", "replace"),
+        author.raw_name.decode("utf-8", "replace"),
+        author.raw_email.decode("utf-8", "replace"),
+        _iso(author.time, author.offset),
+    )
+
+
+def _iso(seconds: int, offset_minutes: int) -> str:
+    """Return a time as ISO 8601, "" for one that no calendar has."""
+    try:
+        zone = datetime.timezone(datetime.timedelta(minutes=offset_minutes))
+        return datetime.datetime.fromtimestamp(seconds, zone).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
+def list_commits(repository: Repository, revisions: str) -> tuple[CommitId, ...]:
+    """Return the commits of a range in gitrevisions(7), the oldest first; UsageError for none."""
+    try:
+        output = run_git(
+            ["rev-list", "--reverse", "--topo-order", "--end-of-options", revisions, "--"],
+            cwd=repository.git_dir,
+        )
+    except GitError as error:
+        raise UsageError(
+            f"`{revisions}` is no range of commits of the repository",
+            remedy="write it as git does: `main..topic`, or `HEAD~3..`",
+        ) from error
+    if not output:
+        raise UsageError(
+            f"no commit is in `{revisions}`", remedy="the older end comes first: `main..topic`"
+        )
+    return tuple(CommitId(line) for line in output.decode().split())
+
+
+def merge_base(repository: Repository, one: str, other: str) -> CommitId:
+    """Return the best common ancestor of two revisions; raise UsageError where there is none."""
+    import pygit2
+
+    ids = [resolve_commit(repository, revision)[0] for revision in (one, other)]
+    found = open_objects(repository.git_dir).merge_base(
+        pygit2.Oid(hex=ids[0]), pygit2.Oid(hex=ids[1])
+    )
+    if found is None:
+        raise UsageError(
+            f"`{one}` and `{other}` have no commit in common",
+            remedy="name a base that the branch was made from",
+        )
+    return CommitId(str(found))
 
 
 def _no_commit(objects: pygit2.Repository, revision: str) -> UsageError:

@@ -234,6 +234,11 @@ class ReportReader:
         self._reading.take(_line(line, self._count))
         self._count += 1
 
+    @property
+    def tests(self) -> int:
+        """How many tests have ended so far."""
+        return len(self._reading.tests)
+
     def report(self) -> PytestReport:
         """Return what the whole report says."""
         torn = self._torn or ("it stops in the middle of a line" if self._rest else None)

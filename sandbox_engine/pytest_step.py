@@ -43,7 +43,8 @@ class Session:
     names under which changed files might be imported; `is_copy` tells whether a module that
     was loaded from a file outside is a copy of one of these. `is_early` says that the tree provides
     what pytest itself imports, so that the roots must come first. `learn` is told which sources of
-    the environment were loaded, and which of them pytest rewrote. `workers` is 0 without xdist.
+    the environment were loaded, and which of them pytest rewrote. `heard` is told now and then how
+    many tests have ended. `workers` is 0 without xdist.
     """
 
     interpreter: Interpreter
@@ -55,6 +56,7 @@ class Session:
     is_copy: Callable[[str, Path], bool]
     is_early: bool
     learn: Callable[[Sequence[str], Sequence[str]], None]
+    heard: Callable[[int], None]
     workers: int = 0
 
     @property
@@ -155,6 +157,11 @@ def _run(
 ) -> tuple[Completed, PytestReport]:
     nonce = secrets.token_hex(16)
     reader = ReportReader(nonce)
+
+    def take(part: bytes) -> None:
+        reader.feed(part)
+        session.heard(reader.tests)
+
     parallel = ["-n", str(workers), "--max-worker-restart=0"] if workers else []
     done = sandbox.run(
         [
@@ -170,7 +177,7 @@ def _run(
         limits,
         input=_settings(sandbox, session, nonce, only),
         report_env=REPORT_ENV,
-        on_report=reader.feed,
+        on_report=take,
     )
     return done, reader.report()
 

@@ -43,6 +43,7 @@ from sandbox_engine.interpreter import (
 from sandbox_engine.isolation import Obstacle, View, is_below
 from sandbox_engine.layer_sandbox import open_layers
 from sandbox_engine.patch import File
+from sandbox_engine.progress import Progress, Watch, unwatched
 from sandbox_engine.pytest_step import PYTEST_NEEDS, Doubt, Observed, Session
 from sandbox_engine.receipt import Receipt, seal
 from sandbox_engine.recipe import Recipe, Step, StepKind
@@ -87,8 +88,13 @@ class Run:
         *,
         use_cache: bool = True,
         cancellation: Cancellation | None = None,
+        watch: Watch = unwatched,
     ) -> None:
-        """Take what all else is found out from; without `use_cache` the base is run anew."""
+        """Take what all else is found out from; without `use_cache` the base is run anew.
+
+        `watch` is told what is being done.
+        """
+        self._watch = watch
         self._use_cache = use_cache
         self._cancellation = cancellation
         self._store = store
@@ -255,7 +261,7 @@ class Run:
             return run_steps(Bench(court, stage))
 
     def _stage(self) -> Stage:
-        return Stage(self._open_at, self._search_path, self.recipe.limits)
+        return Stage(self._open_at, self._search_path, self.recipe.limits, self._watch)
 
     def test_control(self, results: Iterable[StepResult]) -> tuple[str, ...]:
         """Return those of the changed paths that steer the tests, as text that is safe to show."""
@@ -326,7 +332,9 @@ class Run:
     ) -> Observed:
         with stage.session(where) as sandbox:
             # Only now are the objects of the tree written.
-            session = self._at(where)._session
+            session = dataclasses.replace(
+                self._at(where)._session, heard=self._hearing(where, is_again=only is not None)
+            )
             seen = pytest_step.observe(
                 sandbox, session, arguments, self.recipe.limits, only=only, expected=expected
             )
@@ -334,6 +342,13 @@ class Run:
             # A run under xdist does not tell how long the tests take alone.
             self._cache.set_note(self._duration_key, seen.done.elapsed_s)
         return seen
+
+    def _hearing(self, where: CandidateTree, *, is_again: bool) -> Callable[[int], None]:
+        """Return what tells the watcher how many tests of `where` have ended."""
+        of = {self.candidate.id: "tests", self.candidate.base_tree: "tests without the patch"}
+        phase = of.get(where.id, "tests, with some of it") + (" again" if is_again else "")
+        self._watch(Progress(phase))
+        return lambda count: self._watch(Progress(phase, count))
 
     def _at(self, candidate: CandidateTree) -> Run:
         """Return the run of another candidate under the same recipe."""
@@ -347,6 +362,7 @@ class Run:
                 candidate,
                 self.recipe,
                 cancellation=self._cancellation,
+                watch=self._watch,
             )
             self._others[candidate.id] = run
         return self._others[candidate.id]
@@ -398,6 +414,7 @@ class Run:
     @contextlib.contextmanager
     def open_sandbox(self) -> Iterator[Sandbox]:
         """Yield a sandbox of the tier that holds the candidate, which is written for it."""
+        self._watch(Progress("a sandbox"))
         containment.warm_up()
         tree.write_tree(self._store, self.candidate)
         commit = commit_candidate(self._store, self.candidate.base, self.candidate.id)
@@ -474,6 +491,7 @@ class Run:
             # Asked of the base: a patch must not bring a `pytest.py` that is imported first.
             is_early=bool(PYTEST_NEEDS & provided[self.candidate.base_tree]),
             learn=functools.partial(compiled.learn, self._store, self.interpreter),
+            heard=lambda count: None,
             workers=self._workers(),
         )
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Self
 
 from sandbox_engine.process import Completed, Limits
+from sandbox_engine.progress import Progress, Watch, unwatched
 from sandbox_engine.sandbox import Sandbox
 from sandbox_engine.tree import CandidateTree
 from sandbox_engine.verdict import TreeId
@@ -26,10 +27,12 @@ class Stage:
         open_sandbox: Callable[[CandidateTree], AbstractContextManager[Sandbox]],
         variables: Callable[[Sandbox], Mapping[str, str]],
         limits: Limits,
+        watch: Watch = unwatched,
     ) -> None:
         self._open = open_sandbox
         self._variables = variables
         self._limits = limits
+        self._watch = watch
         self._lease = contextlib.ExitStack()
         self._sandbox: Sandbox | None = None
         self._tree: TreeId | None = None
@@ -58,7 +61,9 @@ class Stage:
 
     def command(self, where: CandidateTree, argv: Sequence[str]) -> Completed:
         """Run a command of a step in a sandbox of `where`."""
-        return self._run(self._at(where), list(argv))
+        sandbox = self._at(where)
+        self._watch(Progress(f"`{argv[0]}`"))
+        return self._run(sandbox, list(argv))
 
     def remember(self, argv: Sequence[str]) -> None:
         """Run `argv` in every sandbox that is opened from now on: later steps may need it."""
