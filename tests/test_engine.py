@@ -24,7 +24,7 @@ from sandbox_engine import (
     TestOutcome,
     UsageError,
     Verdict,
-    report,
+    describe,
 )
 from sandbox_engine.isolation import survey
 from sandbox_engine.process import Limits
@@ -472,7 +472,7 @@ def test_what_a_strategy_opens_is_in_the_verdict(engine: Engine, tmp_path: Path)
     assert record["openings"] == ["network", f"writes {out}"]
     jsonschema.validate(record, json.loads(SCHEMA.read_text()))
     assert Verdict.from_json(record) == verdict
-    assert f"isolation {verdict.isolation}, network, writes {out}\n" in report.describe(verdict)
+    assert f"isolation {verdict.isolation}, network, writes {out}\n" in describe(verdict)
     again = engine.validate(GOOD, strategy=name)
     assert (again.is_cached, again.openings) == (True, verdict.openings)
 
@@ -482,7 +482,7 @@ def test_where_nothing_is_opened_or_run_nothing_is_said(engine: Engine, tmp_path
     name = opened(engine, Step(StepKind.SYNTAX), network=True, writable=tmp_path)
     verdict = engine.validate(GOOD, strategy=name)
     assert (verdict.outcome, verdict.openings, verdict.isolation) == (Outcome.PASSED, (), "none")
-    assert "network" not in report.describe(verdict)
+    assert "network" not in describe(verdict)
 
 
 def test_a_strategy_with_more_openings_is_another_one(engine: Engine, tmp_path: Path) -> None:
