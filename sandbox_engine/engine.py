@@ -181,12 +181,16 @@ class Engine:
             raise git.foreign_failure(error, "the commit cannot be judged") from error
         return _timed(verdict, started)
 
-    def commits(self, revisions: str) -> tuple[CommitId, ...]:
-        """Return the commits of a range such as `main..topic`, the oldest first.
+    def commits(self, revisions: str) -> dict[CommitId, str]:
+        """Return the commits of a range such as `main..topic` and their subjects, oldest first.
 
         Raise UsageError for a range that names none, or is none.
         """
         return git.list_commits(self.repository, revisions)
+
+    def resolve(self, revision: str) -> CommitId:
+        """Return the commit that `revision` names; raise UsageError where there is none."""
+        return git.resolve_commit(self.repository, revision)[0]
 
     def merge_base(self, one: str, other: str) -> CommitId:
         """Return the best common ancestor of two commits; raise UsageError where there is none."""
@@ -495,6 +499,24 @@ class Engine:
                 f"`{before}` and `{after}` cannot be compared: {error.problem}",
                 remedy="give the ids of two trees or commits that exist",
             ) from error
+
+    def difference(
+        self,
+        patch: str | bytes | Path,
+        *,
+        base: str = "HEAD",
+        format: str | None = None,
+        match: str = Match.DEFAULT,
+    ) -> bytes:
+        """Return what `patch` changes of `base`, as a patch in git's format.
+
+        Raise PatchError for a patch that does not apply, UsageError for a base that does not exist.
+        """
+        commit, base_tree = git.resolve_commit(self.repository, base)
+        edits = _edits_of(patch, format)
+        candidate = build_tree(self.store, commit, base_tree, edits, match=_match_of(match))
+        tree.write_tree(self.store, candidate)
+        return self.diff(commit, candidate.id)
 
     def isolation_obstacle(self, least: Tier = Tier.FULL) -> Obstacle | None:
         """Return what keeps runs from being isolated at least as `least`, None if they can be."""

@@ -330,11 +330,22 @@ def _iso(seconds: int, offset_minutes: int) -> str:
         return ""
 
 
-def list_commits(repository: Repository, revisions: str) -> tuple[CommitId, ...]:
-    """Return the commits of a range in gitrevisions(7), the oldest first; UsageError for none."""
+def list_commits(repository: Repository, revisions: str) -> dict[CommitId, str]:
+    """Return the commits of a range in gitrevisions(7) and their subjects, the oldest first.
+
+    Raise UsageError where there are none.
+    """
     try:
         output = run_git(
-            ["rev-list", "--reverse", "--topo-order", "--end-of-options", revisions, "--"],
+            [
+                "rev-list",
+                "--reverse",
+                "--topo-order",
+                "--format=%s",
+                "--end-of-options",
+                revisions,
+                "--",
+            ],
             cwd=repository.git_dir,
         )
     except GitError as error:
@@ -346,7 +357,11 @@ def list_commits(repository: Repository, revisions: str) -> tuple[CommitId, ...]
         raise UsageError(
             f"no commit is in `{revisions}`", remedy="the older end comes first: `main..topic`"
         )
-    return tuple(CommitId(line) for line in output.decode().split())
+    lines = output.decode("utf-8", "replace").split("\n")
+    return {
+        CommitId(line.removeprefix("commit ")): subject
+        for line, subject in zip(lines[::2], lines[1::2], strict=False)
+    }
 
 
 def merge_base(repository: Repository, one: str, other: str) -> CommitId:

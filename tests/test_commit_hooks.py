@@ -209,8 +209,6 @@ def test_an_interpreter_that_is_gone_is_told(hooked: GitBox) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["validate"],
-        ["validate", "--staged", "x"],
         ["hook"],
         ["hook", "install", "--strategy", "NO"],
     ],

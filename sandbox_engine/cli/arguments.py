@@ -9,7 +9,15 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from sandbox_engine.cli import analysing, configuring, hooking, keeping, landing, validating
+from sandbox_engine.cli import (
+    analysing,
+    configuring,
+    hooking,
+    keeping,
+    landing,
+    outputs,
+    validating,
+)
 from sandbox_engine.version import VERSION
 
 _FORMAT_HELP = (
@@ -105,17 +113,24 @@ def _output_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "patch", metavar="PATCH", nargs="?", help="a file, a folder, or - for standard input"
+    parser.add_argument(
+        "patch",
+        metavar="PATCH",
+        nargs="*",
+        help="a file, a folder, or - for standard input; each is judged by itself",
     )
+    what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--staged",
         action="store_true",
         help="what is about to be committed, beside HEAD; it may change tests",
     )
-    parser.add_argument("--lenient", action="store_true", help="with --staged, let pass what "
-                        "cannot be judged")  # fmt: skip
+    what.add_argument(
+        "--from-branch", metavar="NAME", help="what a branch has changed since it left --base"
+    )
+    what.add_argument(
+        "--range", metavar="A..B", help="each commit of a range, beside its first parent"
+    )
     parser.add_argument("--base", default="HEAD", metavar="REV", help="what it applies to (HEAD)")
     parser.add_argument("--strategy", metavar="NAME", help="what to run (SYNTAX_AND_PYTEST)")
     parser.add_argument("--format", metavar="NAME", help=_FORMAT_HELP)
@@ -145,18 +160,48 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the patch may change what the tests prove",
     )
+    parser.add_argument("--lenient", action="store_true", help="with --staged, let pass what "
+                        "cannot be judged")  # fmt: skip
     _run_arguments(parser)
     parser.add_argument(
         "--explain", action="store_true", help="tell which edits of a patch that failed broke what"
     )
     parser.add_argument("--no-cache", action="store_true", help="judge again what is known")
     parser.add_argument(
+        "-j", "--jobs", type=_jobs, default=1, metavar="N", help="how many at a time (1)"
+    )
+    parser.add_argument(
+        "--fail-fast", action="store_true", help="end with the first that does not pass"
+    )
+    parser.add_argument(
         "--receipt",
         type=Path,
         metavar="PATH",
         help="write the receipt of what passed here; an older one is removed in any case",
     )
-    _output_argument(parser)
+    _judged_arguments(parser)
+
+
+def _judged_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how what was judged is told."""
+    parser.add_argument(
+        "--output",
+        action=outputs.AddForm,
+        choices=outputs.FORMS,
+        metavar="FORM",
+        help=f"{', '.join(outputs.FORMS[:-1])} or {outputs.FORMS[-1]}; several, where all but one "
+        "have a file",
+    )
+    parser.add_argument(
+        "-o", action=outputs.SetFile, metavar="FILE", help="where the form before it is written to"
+    )
+    parser.set_defaults(outputs=())
+
+
+def _jobs(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of jobs, 1 or more")
+    return int(text)
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:

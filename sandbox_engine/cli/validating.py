@@ -3,47 +3,136 @@
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from sandbox_engine.cli import exits
-from sandbox_engine.cli.opening import open_engine, read_patch
+from sandbox_engine.cli import exits, outputs
+from sandbox_engine.cli.opening import open_engine
+
+if TYPE_CHECKING:
+    from sandbox_engine.batch import Candidate, Terms
+    from sandbox_engine.engine import Engine
+    from sandbox_engine.reports import Judged
 
 
 def validate(options: argparse.Namespace) -> int:
     """Judge what was named."""
-    from sandbox_engine import verification
-    from sandbox_engine.reports import text
-
+    _check(options)
+    form = outputs.on_stdout(options.outputs)
     if options.staged:
-        return _validate_staged(options)
+        return _validate_staged(options, form)
+    from sandbox_engine import verification
+
     if options.receipt is not None:
         verification.prepare_receipt(options.receipt)
-    patch = read_patch(options.patch)
-    verdict = open_engine(options).validate(
-        patch,
-        base=options.base,
-        strategy=options.strategy,
-        format=options.format,
-        match=options.match,
-        require=options.require,
-        keep=options.keep,
+    engine = open_engine(options)
+    candidates, is_one = _candidates(engine, options)
+    if is_one:
+        judged = [_judge_one(engine, candidates[0], _terms(options))]
+        outputs.show(form, judged, is_one=True)
+        ended = None
+    else:
+        judged, ended = _judge_several(engine, candidates, options, form)
+    outputs.write_files(options.outputs, judged, is_one=is_one)
+    if options.receipt is not None and (verdict := judged[0].verdict) and verdict.receipt:
+        verification.write_receipt(options.receipt, verdict.receipt)
+    if ended is not None:
+        raise ended
+    return exits.code_of_all([one.outcome for one in judged])
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise UsageError unless one kind of thing was named."""
+    from sandbox_engine.errors import UsageError
+
+    others = (options.staged, options.from_branch is not None, options.range is not None)
+    if sum((bool(options.patch), *others)) != 1:
+        raise UsageError(
+            "name what is to be judged, in one way",
+            remedy="give one PATCH or more, or `--staged`, or `--from-branch`, or `--range`; "
+            "`sandbox-engine validate --help` has examples",
+        )
+
+
+def _candidates(engine: Engine, options: argparse.Namespace) -> tuple[list[Candidate], bool]:
+    """Return what was named, and whether it is a single patch."""
+    from sandbox_engine import batch
+    from sandbox_engine.errors import UsageError
+
+    if options.range is not None:
+        found = batch.commits(engine, options.range)
+    elif options.from_branch is not None:
+        found = batch.branch(engine, options.from_branch, options.base)
+    else:
+        found = []
+        for name in options.patch:
+            if name == "-":
+                text = sys.stdin.buffer.read()
+                found.append(batch.Candidate("standard input", options.base, text))
+            else:
+                found += batch.patches_in(name, options.base, format=options.format)
+    named = len(options.patch) == 1 or options.from_branch is not None
+    is_one = named and found[0].name in (*options.patch, options.from_branch, "standard input")
+    if options.receipt is not None and not is_one:
+        raise UsageError(
+            "a receipt is of one patch, and several were named",
+            remedy="validate the one that you want a receipt of by itself",
+        )
+    return found, is_one
+
+
+def _terms(options: argparse.Namespace) -> Terms:
+    from sandbox_engine.batch import Terms
+
+    return Terms(
+        options.strategy,
+        options.format,
+        options.match,
+        tuple(options.require),
+        tuple(options.keep),
         allow_test_changes=options.allow_test_changes,
         explain=options.explain,
         use_cache=not options.no_cache,
     )
-    if options.output == "json":
-        print(json.dumps(verdict.to_json(), indent=2))
-    else:
-        print(text.describe(verdict))
-    if options.receipt is not None and verdict.receipt is not None:
-        verification.write_receipt(options.receipt, verdict.receipt)
-    return exits.code_of(verdict.outcome)
 
 
-def _validate_staged(options: argparse.Namespace) -> int:
+def _judge_one(engine: Engine, candidate: Candidate, terms: Terms) -> Judged:
+    """Judge in this thread: an interrupt ends it here."""
+    from sandbox_engine import batch
+    from sandbox_engine.cli.live import observing
+
+    with observing([candidate.name], lambda judged: None) as observer:
+        observer.begun(0)
+        watch = functools.partial(observer.progress, 0)
+        return batch.judge(engine, candidate, terms, watch=watch)
+
+
+def _judge_several(
+    engine: Engine, candidates: Sequence[Candidate], options: argparse.Namespace, form: str
+) -> tuple[list[Judged], BaseException | None]:
+    from sandbox_engine import batch
+    from sandbox_engine.cli.live import observing
+
+    terms = _terms(options)
+    names = [one.name for one in candidates]
+    with observing(names, functools.partial(outputs.show_line, form)) as observer:
+        done = batch.judge_all(
+            candidates,
+            lambda one, cancellation, watch: batch.judge(engine, one, terms, cancellation, watch),
+            observer,
+            jobs=options.jobs,
+            fail_fast=options.fail_fast,
+        )
+    judged = list(done.done)
+    outputs.show_rest(form, judged, len(candidates))
+    return judged, done.ended
+
+
+def _validate_staged(options: argparse.Namespace, form: str) -> int:
     from sandbox_engine import commit_hooks, staged
-    from sandbox_engine.reports import text
+    from sandbox_engine.reports import Judged, text
     from sandbox_engine.verdict import Outcome
 
     # Before all else: it is what git has named, and nobody asks for it again.
@@ -59,13 +148,15 @@ def _validate_staged(options: argparse.Namespace) -> int:
     )
     if verdict is None:
         return exits.PASSED
-    if options.output == "json":
-        print(json.dumps(verdict.to_json(), indent=2))
-    else:
+    judged = [Judged("what is staged", verdict)]
+    if form == "text":
         print(text.brief(verdict), file=sys.stderr)
+    else:
+        outputs.show(form, judged, is_one=True)
+    outputs.write_files(options.outputs, judged, is_one=True)
     if options.lenient and verdict.outcome is Outcome.INCONCLUSIVE:
         return exits.PASSED
-    if verdict.outcome is not Outcome.PASSED and options.output == "text":
+    if verdict.outcome is not Outcome.PASSED and form == "text":
         again = f"{commit_hooks.SKIP}=1 git commit"
         print(f"\n`{again} ...` commits all the same", file=sys.stderr)
     return exits.code_of(verdict.outcome)

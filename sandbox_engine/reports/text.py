@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from sandbox_engine.delta import newly_skipped
+from sandbox_engine.reports.judged import Judged
 from sandbox_engine.verdict import (
     Category,
     Culprit,
@@ -32,6 +34,41 @@ def brief(verdict: Verdict) -> str:
     if verdict.outcome is not Outcome.PASSED:
         lines += _reasons(verdict)
     return "\n".join(safe(line) for line in lines)
+
+
+def render(judged: Sequence[Judged]) -> str:
+    """Return one verdict as `describe` does, several as a line each, what is wrong, and a count."""
+    if len(judged) == 1 and (verdict := judged[0].verdict):
+        return describe(verdict) + "\n"
+    lines = [*map(line, judged), *details(judged), "", summary(judged, len(judged))]
+    return "\n".join(lines) + "\n"
+
+
+def line(judged: Judged) -> str:
+    """Return one of several in one line: outcome, seconds, name and reason."""
+    elapsed_s = judged.verdict.elapsed_s if judged.verdict else 0.0
+    known = " (known)" if judged.verdict and judged.verdict.is_cached else ""
+    return safe(f"{judged.outcome:12} {elapsed_s:7.2f} s  {judged.name}: {judged.reason}{known}")
+
+
+def details(judged: Sequence[Judged]) -> list[str]:
+    """Return why those of several that did not pass did not, each under its name."""
+    lines: list[str] = []
+    for one in judged:
+        if one.outcome is not Outcome.PASSED:
+            hint = f"\nhint: {one.hint}".split("\n") if one.hint else []
+            reasons = hint if one.verdict is None else _reasons(one.verdict)
+            lines += ["", f"{one.outcome}: {one.name}: {one.reason}", *reasons]
+    return [safe(one) for one in lines]
+
+
+def summary(judged: Sequence[Judged], of: int) -> str:
+    """Return how many of several ended how, in one line, the worst first."""
+    counts = Counter(one.outcome for one in judged)
+    order = (Outcome.FAILED, Outcome.REJECTED, Outcome.INCONCLUSIVE, Outcome.PASSED)
+    parts = [f"{counts[outcome]} {outcome}" for outcome in order if counts[outcome]]
+    left = [f"{of - len(judged)} not judged"] if of > len(judged) else []
+    return ", ".join([*parts, *left]) or "nothing was judged"
 
 
 def safe(line: str) -> str:
