@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import GitBox
@@ -183,3 +184,26 @@ def test_a_name_cannot_write_to_the_terminal(project: GitBox, tmp_path: Path) ->
         names.append(str(tmp_path / name))
     code, seen = on_terminal("validate", *names, *SYNTAX_ONLY, cwd=project.top)
     assert code == 1 and "\033]0;" not in seen and "[bold]x" in seen
+
+
+def test_forms_for_other_programs(project: GitBox, patches: Path, tmp_path: Path) -> None:
+    names = [str(patches / f"{name}.json") for name in ("good", "breaking", "broken")]
+    junit, sarif, told = tmp_path / "j.xml", tmp_path / "s.sarif", tmp_path / "summary.md"
+    words = ("--output", "junit", "-o", str(junit), "--output", "sarif", "-o", str(sarif))
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox_engine", "validate", *names, *words, "--output", "github"],
+        cwd=project.top,
+        env={**os.environ, "GITHUB_STEP_SUMMARY": str(told)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("PASSED") and "1 FAILED, 1 REJECTED, 1 PASSED" in done.stdout
+    commands = [line for line in done.stdout.splitlines() if line.startswith("::")]
+    assert "file=calc.py,line=2,col=12,title=syntax-error" in commands[-1]
+    assert told.read_text().count("<details>") == 2
+    suites = ElementTree.parse(junit).findall("testsuite")
+    assert [suite.get("name") for suite in suites] == names
+    rules = [result["ruleId"] for result in json.loads(sarif.read_text())["runs"][0]["results"]]
+    assert rules == ["test-regressed", "syntax-error"]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sandbox_engine.reports import Judged
 
-FORMS = ("text", "json", "jsonl")
+FORMS = ("text", "json", "jsonl", "junit", "sarif", "github")
+_SUMMARY = "GITHUB_STEP_SUMMARY"
 _COLOURS = {"PASSED": "32", "FAILED": "31", "REJECTED": "31", "INCONCLUSIVE": "33"}
 
 
@@ -76,6 +77,18 @@ def render(form: str, judged: Sequence[Judged], *, is_one: bool) -> str:
             return records.one(judged[0]) if is_one and judged else records.several(judged)
         case "jsonl":
             return "".join(f"{records.line(one)}\n" for one in judged)
+        case "junit":
+            from sandbox_engine.reports import junit
+
+            return junit.render(judged)
+        case "sarif":
+            from sandbox_engine.reports import sarif
+
+            return sarif.render(judged)
+        case "github":
+            from sandbox_engine.reports import github
+
+            return f"{text.render(judged)}{github.commands(judged)}"
         case _:
             return text.render(judged)
 
@@ -83,6 +96,8 @@ def render(form: str, judged: Sequence[Judged], *, is_one: bool) -> str:
 def show(form: str, judged: Sequence[Judged], *, is_one: bool) -> None:
     """Print what was judged in `form`."""
     print(_tinted(form, render(form, judged, is_one=is_one)), end="")
+    if form == "github":
+        _add_step_summary(judged)
 
 
 def show_line(form: str, judged: Judged) -> None:
@@ -142,3 +157,12 @@ def _wants_colour() -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or (
         sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     )
+
+
+def _add_step_summary(judged: Sequence[Judged]) -> None:
+    """Add what was judged to the summary of a GitHub Actions step, where there is one."""
+    from sandbox_engine.reports import github
+
+    if path := os.environ.get(_SUMMARY):
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(github.summary(judged))
