@@ -1,12 +1,14 @@
 """What is remembered between runs, in one SQLite file per store.
 
-Verdicts are kept by (tree, base tree, recipe, environment), and found by their receipts too. What
-the tests of a base do is kept by (base tree, recipe, arguments, environment). The file is a cache:
-damaged, or written by another version, it is set aside and made anew, and nothing but time is lost.
+Verdicts are kept by (tree, base tree, recipe, environment), and found by their receipts too. Every
+verdict that was given is in the log, whatever it was, for people to look back at. What the tests of
+a base do is kept by (base tree, recipe, arguments, environment). The file is a cache: damaged, or
+written by another version, it is set aside and made anew, and nothing but time is lost.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -18,17 +20,24 @@ from typing import Any
 
 from sandbox_engine.delta import BaseTests
 from sandbox_engine.errors import DiskFullError, SandboxBusyError, SandboxError
-from sandbox_engine.verdict import TreeId, Verdict
+from sandbox_engine.verdict import Outcome, TreeId, Verdict
 
-_VERSION = 2
+_VERSION = 3
 _VERDICTS_KEPT = 10_000
 _BASES_KEPT = 100
+LOGGED_KEPT, LOGGED_BYTES = 1_000, 64 * 2**20
+"""The log forgets the oldest beyond so many verdicts, and beyond so many bytes of them."""
+_ID_CHARS = 12
 _BUSY_S = 10.0
 _TABLES = (
     "CREATE TABLE verdict (key TEXT PRIMARY KEY, outcome TEXT NOT NULL, record TEXT NOT NULL, "
     "kept REAL NOT NULL, receipt TEXT)",
     "CREATE INDEX verdict_receipt ON verdict (receipt)",
     "CREATE TABLE base (key TEXT PRIMARY KEY, record BLOB NOT NULL, kept REAL NOT NULL)",
+    "CREATE TABLE log (id TEXT PRIMARY KEY, given REAL NOT NULL, outcome TEXT NOT NULL, strategy "
+    "TEXT NOT NULL, base TEXT NOT NULL, tree TEXT, receipt TEXT, elapsed_s REAL NOT NULL, reason "
+    "TEXT NOT NULL, what TEXT NOT NULL, record BLOB NOT NULL)",
+    "CREATE INDEX log_given ON log (given)",
     "CREATE TABLE note (key TEXT PRIMARY KEY, record TEXT NOT NULL)",
 )
 
@@ -44,6 +53,21 @@ class Key:
 
     def __str__(self) -> str:
         return " ".join((self.tree, self.base_tree, self.recipe, self.environment))
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A line of the log: a verdict that was given at `given`, in seconds since 1970."""
+
+    id: str
+    given: float
+    outcome: Outcome
+    strategy: str
+    base: str
+    tree: str | None
+    elapsed_s: float
+    reason: str
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +137,49 @@ class Cache:
             (_BASES_KEPT,),
         )
 
+    def log(self, verdict: Verdict) -> str:
+        """Add a verdict to the log, and return its id there."""
+        record = json.dumps(verdict.to_json(), separators=(",", ":")).encode()
+        now = time.time()
+        id = hashlib.sha256(b"%r %s" % (now, record)).hexdigest()[:_ID_CHARS]
+        self._run(
+            "INSERT OR REPLACE INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(id, now, verdict.outcome, verdict.strategy, verdict.base, verdict.tree),
+                *(verdict.receipt and verdict.receipt.digest, verdict.elapsed_s),
+                *(verdict.reason, _what(verdict), zlib.compress(record, 1)),
+            ),
+        )
+        self._run(
+            "DELETE FROM log WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER newest AS n,"
+            " sum(length(record)) OVER newest AS size FROM log WINDOW newest AS (ORDER BY given"
+            " DESC)) WHERE n > ? OR (size > ? AND n > 1))",
+            (LOGGED_KEPT, LOGGED_BYTES),
+        )
+        return id
+
+    def logged(self, most: int) -> list[Logged]:
+        """Return the last lines of the log, the newest first."""
+        rows = self._run(
+            "SELECT id, given, outcome, strategy, base, tree, elapsed_s, reason, what FROM log "
+            "ORDER BY given DESC LIMIT ?",
+            (most,),
+        )
+        return [Logged(row[0], row[1], Outcome(row[2]), *row[3:]) for row in rows]
+
+    def find_logged(self, name: str) -> list[tuple[str, Verdict]]:
+        """Return the logged verdicts whose id, tree or receipt begins with `name`, newest first.
+
+        They come with their ids.
+        """
+        like = "".join(char for char in name if char.isalnum()) + "%"
+        rows = self._run(
+            "SELECT id, record FROM log WHERE id LIKE ? OR tree LIKE ? OR receipt LIKE ? "
+            "ORDER BY given DESC",
+            (like, like, like),
+        )
+        return [(id, Verdict.from_json(json.loads(zlib.decompress(raw)))) for id, raw in rows]
+
     def note(self, key: str) -> Any:
         """Return the JSON value that was noted under `key`, or None."""
         rows = self._run("SELECT record FROM note WHERE key = ?", (key,))
@@ -176,12 +243,18 @@ def _make_tables(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version != _VERSION:
-        for name in ("verdict", "base", "note"):
+        for name in ("verdict", "base", "log", "note"):
             connection.execute(f"DROP TABLE IF EXISTS {name}")
         for statement in _TABLES:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {_VERSION}")
     connection.commit()
+
+
+def _what(verdict: Verdict) -> str:
+    """Return what was judged, as people know it: the first line of its summary, or its paths."""
+    first = verdict.summary.strip().partition("\n")[0]
+    return first or ", ".join(verdict.changed_paths[:3])
 
 
 def _trouble(error: sqlite3.DatabaseError, path: Path) -> SandboxError | None:

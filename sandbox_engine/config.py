@@ -35,7 +35,8 @@ from sandbox_engine.verdict import Tier
 
 ENVIRONMENT_PREFIX = "SANDBOX_ENGINE_"
 _FIXED = "fixed:"
-_DEMANDS = ("require", "keep", "allow_test_changes", "max_new_skips")
+_OTHER_VARIABLES = ("run", "report_fd", "without")
+"""Variables of ours that are no settings."""
 AUTO = "auto"
 """The isolation that stands for the best tier that there is."""
 
@@ -51,6 +52,13 @@ _LIMITS = {
     },
 }
 """The settings that are limits of a run, and what `Limits` calls them."""
+
+STRATEGY_KEYS = (
+    *("steps", "description", "network", "writable"),
+    *("require", "keep", "allow_test_changes", "max_new_skips"),
+    *_LIMITS,
+)
+"""What a strategy of the project's own may set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +163,55 @@ def load_config(
     return _overridden(config, environment)
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a setting is, and where that was said."""
+
+    name: str
+    value: Any
+    source: str
+
+
+def trace(
+    folder: Path | None, *, file: Path | None = None, environment: Mapping[str, str] | None = None
+) -> list[Setting]:
+    """Return every setting of the configuration that `load_config` returns, with its source.
+
+    Raise ConfigError as it does, and for a variable that is like a setting's and names none.
+    """
+    environment = os.environ if environment is None else environment
+    config = load_config(folder, file=file, environment=environment)
+    where, settings = _find_file(folder, file)
+    in_file = {key.replace("-", "_") for key in settings}
+    given = _given(environment)
+    names = [item.name for item in dataclasses.fields(Config)]
+    for key in given.keys() - {*names, *_OTHER_VARIABLES}:
+        variable = f"{ENVIRONMENT_PREFIX}{key.upper()}"
+        raise ConfigError(
+            f"the variable `{variable}` names no setting",
+            remedy=f"{_nearest(key, dict.fromkeys(names))}unset it, or correct its name",
+        )
+    return [
+        Setting(
+            name,
+            getattr(config, name),
+            f"{ENVIRONMENT_PREFIX}{name.upper()}"
+            if name in given and name != "strategies"
+            else (where if name in in_file else "default"),
+        )
+        for name in names
+    ]
+
+
+def _given(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what the environment sets, by the names of settings."""
+    return {
+        key.removeprefix(ENVIRONMENT_PREFIX).lower(): value
+        for key, value in environment.items()
+        if key.startswith(ENVIRONMENT_PREFIX)
+    }
+
+
 def _find_file(folder: Path | None, file: Path | None) -> tuple[str, dict[str, Any]]:
     if file is not None:
         if not file.is_file():
@@ -197,13 +254,8 @@ def _setup_cfg(path: Path) -> dict[str, Any]:
 
 
 def _overridden(config: Config, environment: Mapping[str, str]) -> Config:
-    given = {
-        key.removeprefix(ENVIRONMENT_PREFIX).lower(): value
-        for key, value in environment.items()
-        if key.startswith(ENVIRONMENT_PREFIX)
-    }
     names = {item.name for item in dataclasses.fields(Config)} - {"strategies"}
-    settings = {key: value for key, value in given.items() if key in names}
+    settings = {key: value for key, value in _given(environment).items() if key in names}
     return _apply(config, settings, f"the environment ({ENVIRONMENT_PREFIX}*)")
 
 
@@ -257,7 +309,7 @@ def _texts(source: str, key: str, value: Any) -> tuple[str, ...]:
     raise _wrong(source, key, "a list of texts")
 
 
-_MAY_BE_ZERO = ("reruns", "max_new_skips")
+MAY_BE_ZERO = ("reruns", "max_new_skips")
 
 
 def _number(source: str, key: str, kind: str, value: Any) -> int | float:
@@ -268,12 +320,12 @@ def _number(source: str, key: str, kind: str, value: Any) -> int | float:
             number = wanted(value)
         except (ValueError, OverflowError):
             number = -1
-        least_is_met = number >= 0 if key in _MAY_BE_ZERO else number > 0
+        least_is_met = number >= 0 if key in MAY_BE_ZERO else number > 0
         if least_is_met and number != float("inf") and not (key == "max_new_skips" and number > 1):
             return number
     if key == "max_new_skips":
         raise _wrong(source, key, "a share from 0 to 1")
-    if key in _MAY_BE_ZERO:
+    if key in MAY_BE_ZERO:
         raise _wrong(source, key, "a whole number, 0 or more")
     raise _wrong(source, key, "a positive whole number" if kind == "int" else "a positive number")
 
@@ -282,11 +334,10 @@ def _strategy(name: str, table: Any, config: Config, source: str) -> Recipe:
     key = f"strategies.{name}"
     if not isinstance(table, dict) or "steps" not in table:
         raise _wrong(source, key, "a table with `steps`")
-    known = (*("steps", "description", "network", "writable"), *_DEMANDS, *_LIMITS)
-    for unknown in table.keys() - set(known):
+    for unknown in table.keys() - set(STRATEGY_KEYS):
         raise ConfigError(
             f"`{source}` sets `{key}.{unknown}`, which is no setting of a strategy",
-            remedy=f"a strategy has {', '.join(known)}",
+            remedy=f"a strategy has {', '.join(STRATEGY_KEYS)}",
         )
     limits = _apply(config, {k: v for k, v in table.items() if k in _LIMITS}, source).limits
     network = _flag(source, f"{key}.network", table.get("network", False))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_engine import carry, git, isolation, promotion, staged, store, tree
-from sandbox_engine.cache import Cache, Key
+from sandbox_engine.cache import Cache, Key, Logged
 from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.config import Config, load_config, required
 from sandbox_engine.errors import (
@@ -179,7 +179,7 @@ class Engine:
             )
         except OSError as error:
             raise git.foreign_failure(error, "the commit cannot be judged") from error
-        return _timed(verdict, started)
+        return self._given(verdict, started)
 
     def commits(self, revisions: str) -> dict[CommitId, str]:
         """Return the commits of a range such as `main..topic` and their subjects, oldest first.
@@ -227,7 +227,7 @@ class Engine:
             verdict = self._judge(candidate, recipe, "", None, use_cache=use_cache)
         except OSError as error:
             raise git.foreign_failure(error, "what is staged cannot be judged") from error
-        return _timed(verdict, started)
+        return self._given(verdict, started)
 
     def analyse(
         self,
@@ -295,7 +295,7 @@ class Engine:
                 )
                 explanation = explain_failure(self.store, run, verdict, _match_of(match))
                 verdict = dataclasses.replace(verdict, explanation=explanation)
-        return _timed(verdict, started)
+        return self._given(verdict, started)
 
     def _judge(
         self,
@@ -381,6 +381,15 @@ class Engine:
             store.keep_passed(self.store, candidate.id, commit)
         return verdict
 
+    def _given(self, verdict: Verdict, started: float) -> Verdict:
+        """Return a verdict as it is given to whoever asked: timed, and in the log."""
+        elapsed_s = round(time.monotonic() - started, 6)
+        verdict = dataclasses.replace(verdict, engine_version=VERSION, elapsed_s=elapsed_s)
+        with contextlib.suppress(DiskFullError):
+            # It is right even if nobody can look back at it.
+            self.cache.log(verdict)
+        return verdict
+
     def _known(self, key: Key) -> Verdict | None:
         """Return the verdict kept for `key`; one that PASSED without a receipt is not believed."""
         known = self.cache.find(key)
@@ -404,6 +413,31 @@ class Engine:
                 remedy="validate the patch again: the cache has forgotten it, or never had it",
             )
         return dataclasses.replace(known, receipt=receipt)
+
+    def log(self, most: int = 20) -> list[Logged]:
+        """Return what verdicts were given last, the newest first; older ones are forgotten."""
+        return self.cache.logged(most)
+
+    def recall(self, name: str = "") -> Verdict:
+        """Return a verdict of the log: the last one, or that whose id, tree or receipt is `name`.
+
+        The first few digits are enough. Raise UsageError where there is none, or several ids fit.
+        """
+        if not name and (last := self.cache.logged(1)):
+            name = last[0].id
+        found = self.cache.find_logged(name) if name else []
+        by_id = [(id, verdict) for id, verdict in found if id.startswith(name)]
+        if len(by_id) > 1:
+            raise UsageError(
+                f"`{name}` is the beginning of {len(by_id)} verdicts' ids",
+                remedy=f"give more of it: {', '.join(id for id, _ in by_id[:5])}",
+            )
+        if not found:
+            what = f"with `{name}`" if name else "yet"
+            raise UsageError(
+                f"there is no verdict {what}", remedy="`sandbox-engine log` lists those there are"
+            )
+        return (by_id or found)[0][1]
 
     def promote(
         self,
@@ -562,12 +596,6 @@ class Engine:
             wait_s=self.config.lease_wait_s,
         )
         return open_slot(self.store, commit, setup)
-
-
-def _timed(verdict: Verdict, started: float) -> Verdict:
-    return dataclasses.replace(
-        verdict, engine_version=VERSION, elapsed_s=round(time.monotonic() - started, 6)
-    )
 
 
 def _changed_recipe(receipt: Receipt, branch: str) -> StaleBaseError:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sqlite3
 import subprocess
 import sys
@@ -145,6 +146,7 @@ sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from test_cache import KEY, PASSED
 import dataclasses
+import os
 from sandbox_engine.cache import Cache
 cache = Cache(Path(sys.argv[1]))
 for number in range(50):
@@ -177,3 +179,27 @@ def test_notes_are_json_values(cache: Cache) -> None:
     assert cache.note("a") is None
     cache.set_note("a", {"b": [1, 2.5]})
     assert cache.note("a") == {"b": [1, 2.5]}
+
+
+def test_every_verdict_is_in_the_log_and_the_oldest_are_forgotten(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "LOGGED_KEPT", 3)
+    rejected = dataclasses.replace(PASSED, outcome=Outcome.REJECTED, tree=None, summary="Mend\n\nx")
+    ids = [cache.log(verdict) for verdict in (PASSED, rejected, PASSED, rejected)]
+    assert len(set(ids)) == 4
+    lines = cache.logged(10)
+    assert [line.id for line in lines] == ids[:0:-1]
+    assert [line.what for line in lines] == ["Mend", "", "Mend"]
+    assert cache.find_logged(ids[1][:6]) == [(ids[1], rejected)]
+    assert [id for id, _ in cache.find_logged("t" * 40)] == [ids[2]]
+    assert cache.find_logged(ids[0]) == [] and cache.find_logged("%") != []
+
+
+def test_the_log_is_no_larger_than_it_may_be(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "LOGGED_BYTES", 25_000)
+    large = dataclasses.replace(PASSED, reason=os.urandom(9_000).hex())
+    ids = [cache.log(large) for _ in range(4)]
+    assert [line.id for line in cache.logged(10)] == [ids[3], ids[2]]
+    huge = cache.log(dataclasses.replace(PASSED, reason=os.urandom(50_000).hex()))
+    assert [line.id for line in cache.logged(10)] == [huge]

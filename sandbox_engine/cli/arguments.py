@@ -15,6 +15,7 @@ from sandbox_engine.cli import (
     hooking,
     keeping,
     landing,
+    looking,
     outputs,
     validating,
 )
@@ -52,6 +53,18 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _validate_arguments(_command(commands, "validate", validating.validate, "judge a patch"))
     _hook_arguments(_command(commands, "hook", None, "judge each commit before it is made"))
+    show = _command(commands, "show", looking.show, "show a verdict that was given")
+    show.add_argument(
+        "verdict",
+        nargs="?",
+        default="",
+        metavar="VERDICT",
+        help="the first digits of its id, tree or receipt (the last verdict)",
+    )
+    _judged_arguments(show)
+    log = _command(commands, "log", looking.log, "list the verdicts that were given, newest first")
+    log.add_argument("-n", type=_count, default=20, metavar="N", help="how many (20)")
+    _output_argument(log)
     _verify_arguments(
         _command(commands, "verify", landing.verify, "see whether a receipt still holds")
     )
@@ -72,6 +85,17 @@ def parser() -> argparse.ArgumentParser:
         _command(commands, "watch", analysing.watch, "keep the analyses of a work tree fresh")
     )
     _command(commands, "doctor", configuring.doctor, "check that all that is needed is here")
+    config = _command(commands, "config", None, "see or check what is configured")
+    parts = config.add_subparsers(metavar="ACTION", required=True)
+    _output_argument(
+        _command(parts, "show", configuring.show, "show every setting and where it was said")
+    )
+    _command(parts, "check", configuring.check, "tell whether the configuration can be meant")
+    _command(parts, "schema", configuring.schema, "print its JSON Schema, for editors")
+    completion = _command(
+        commands, "completion", configuring.completion, "print what a shell completes commands with"
+    )
+    completion.add_argument("shell", choices=configuring.SHELLS, help="which shell")
     cache = _command(commands, "cache", None, "see or clear what is kept between runs")
     actions = cache.add_subparsers(metavar="ACTION", required=True)
     _output_argument(
@@ -168,7 +192,7 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-cache", action="store_true", help="judge again what is known")
     parser.add_argument(
-        "-j", "--jobs", type=_jobs, default=1, metavar="N", help="how many at a time (1)"
+        "-j", "--jobs", type=_count, default=1, metavar="N", help="how many at a time (1)"
     )
     parser.add_argument(
         "--fail-fast", action="store_true", help="end with the first that does not pass"
@@ -198,9 +222,9 @@ def _judged_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(outputs=())
 
 
-def _jobs(text: str) -> int:
+def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is no number of jobs, 1 or more")
+        raise argparse.ArgumentTypeError(f"`{text}` is no number, 1 or more")
     return int(text)
 
 
