@@ -18,6 +18,7 @@ from sandbox_engine.engine import Engine
 from sandbox_engine.errors import CancelledError, SandboxError, UsageError
 from sandbox_engine.patch import Match
 from sandbox_engine.progress import Progress, Watch, unwatched
+from sandbox_engine.pushed import Pushed
 from sandbox_engine.reports import Judged
 from sandbox_engine.verdict import CommitId, Outcome, Verdict
 
@@ -109,6 +110,13 @@ def commits(engine: Engine, revisions: str) -> list[Candidate]:
     return [
         Candidate(f"{commit[:12]} {subject[:_SUBJECT]}".rstrip(), None, commit=commit)
         for commit, subject in engine.commits(revisions).items()
+    ]
+
+
+def pushed(found: Sequence[Pushed]) -> list[Candidate]:
+    """Return candidates of what is about to be pushed; what the other side has is left out."""
+    return [
+        Candidate(one.name, one.base, commit=one.commit) for one in found if one.base != one.commit
     ]
 
 

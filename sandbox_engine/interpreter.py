@@ -122,10 +122,27 @@ def choose_interpreter(wanted: str | None, repository: Repository) -> str:
             path = top / folder / "bin" / "python"
             if os.access(path, os.X_OK):
                 return str(path)
-    active = os.environ.get("VIRTUAL_ENV")
+    active = _active_environment()
     if active and os.access(os.path.join(active, "bin", "python"), os.X_OK):
         return os.path.join(active, "bin", "python")
     return sys.executable
+
+
+def _active_environment() -> str | None:
+    """Return the environment that is active for whoever called us.
+
+    A framework of hooks activates its own, which we are in, in front of the committer's.
+    """
+    active = os.environ.get("VIRTUAL_ENV")
+    own = os.path.realpath(sys.prefix)
+    if not os.environ.get("PRE_COMMIT") or (active and os.path.realpath(active) != own):
+        return active
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        environment = os.path.dirname(folder)
+        is_one = os.path.exists(os.path.join(environment, "pyvenv.cfg"))
+        if is_one and os.path.realpath(environment) != own:
+            return environment
+    return None
 
 
 def _wanted(wanted: str, top: Path | None) -> str:

@@ -71,6 +71,20 @@ def empty_base(store: Store) -> CommitId:
     return CommitId(str(made))
 
 
+def require_same_repository(repository: git.Repository) -> None:
+    """Raise UsageError where git works on another repository than that of this folder.
+
+    `git --git-dir=... --work-tree=... commit` runs hooks in a folder that need not know of it.
+    """
+    named = os.environ.get("GIT_DIR")
+    if named and os.path.realpath(named) != os.path.realpath(repository.git_dir):
+        raise UsageError(
+            f"git works on `{os.path.realpath(named)}`, and this folder belongs to "
+            f"`{repository.git_dir}`",
+            remedy="call git inside the work tree, without `--git-dir` and GIT_DIR",
+        )
+
+
 def index_of_hook() -> Path | None:
     """Return the index that git names to a hook, None where it names none."""
     name = os.environ.get("GIT_INDEX_FILE")

@@ -225,3 +225,21 @@ def test_a_wrong_word_is_refused(
         with pytest.raises(SystemExit) as ended:
             main(words)
         assert ended.value.code == 2
+
+
+def test_another_repository_than_that_of_the_folder_is_not_judged(
+    hooked: GitBox, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "inner").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", elsewhere], check=True)
+    (elsewhere / "inner" / "calc.py").write_text("def (\n")
+    words = [f"--git-dir={hooked.top}/.git", f"--work-tree={elsewhere}/inner"]
+    done = subprocess.run(
+        ["git", *words, "commit", "-qam", "x"],
+        cwd=elsewhere / "inner",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "and this folder belongs to" in done.stderr

@@ -150,6 +150,11 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is about to be committed, beside HEAD; it may change tests",
     )
     what.add_argument(
+        "--pushed",
+        metavar="REMOTE",
+        help="what is about to be pushed, as git tells a pre-push hook on standard input",
+    )
+    what.add_argument(
         "--from-branch", metavar="NAME", help="what a branch has changed since it left --base"
     )
     what.add_argument(
@@ -184,8 +189,11 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the patch may change what the tests prove",
     )
-    parser.add_argument("--lenient", action="store_true", help="with --staged, let pass what "
-                        "cannot be judged")  # fmt: skip
+    parser.add_argument(
+        "--lenient",
+        action="store_true",
+        help="with --staged or --pushed, let pass what cannot be judged",
+    )
     _run_arguments(parser)
     parser.add_argument(
         "--explain", action="store_true", help="tell which edits of a patch that failed broke what"
@@ -295,8 +303,16 @@ def _mebibytes(text: str) -> int:
 
 def _hook_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    install = _command(actions, "install", hooking.install, "put the pre-commit hook in")
+    install = _command(actions, "install", hooking.install, "put the hook in")
     install.add_argument("--strategy", metavar="NAME", help="what to run (as configured)")
     install.add_argument("--lenient", action="store_true", help="let pass what cannot be judged")
-    _command(actions, "uninstall", hooking.uninstall, "take it out, and put an earlier one back")
-    _command(actions, "status", hooking.status, "tell whether it is in; exit code 1: it is not")
+    out = _command(
+        actions, "uninstall", hooking.uninstall, "take it out, and put an earlier one back"
+    )
+    status = _command(
+        actions, "status", hooking.status, "tell whether it is in; exit code 1: it is not"
+    )
+    for action in (install, out, status):
+        action.add_argument(
+            "--pre-push", action="store_true", help="the hook of pushes, not that of commits"
+        )

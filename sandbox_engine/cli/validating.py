@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sandbox_engine.cli import exits, outputs
+from sandbox_engine.cli import exits, hooking, outputs
 from sandbox_engine.cli.opening import open_engine
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def validate(options: argparse.Namespace) -> int:
     """Judge what was named."""
     _check(options)
     form = outputs.on_stdout(options.outputs)
-    if options.staged:
-        return _validate_staged(options, form)
+    if options.staged or options.pushed is not None:
+        return hooking.judge(options, form)
     from sandbox_engine import verification
 
     if options.receipt is not None:
@@ -47,11 +47,12 @@ def _check(options: argparse.Namespace) -> None:
     """Raise UsageError unless one kind of thing was named."""
     from sandbox_engine.errors import UsageError
 
-    others = (options.staged, options.from_branch is not None, options.range is not None)
-    if sum((bool(options.patch), *others)) != 1:
+    others = (options.pushed, options.from_branch, options.range)
+    named = (bool(options.patch), options.staged, *(one is not None for one in others))
+    if sum(named) != 1:
         raise UsageError(
             "name what is to be judged, in one way",
-            remedy="give one PATCH or more, or `--staged`, or `--from-branch`, or `--range`; "
+            remedy="give one PATCH or more, `--from-branch`, `--range`, `--staged` or `--pushed`; "
             "`sandbox-engine validate --help` has examples",
         )
 
@@ -128,35 +129,3 @@ def _judge_several(
     judged = list(done.done)
     outputs.show_rest(form, judged, len(candidates))
     return judged, done.ended
-
-
-def _validate_staged(options: argparse.Namespace, form: str) -> int:
-    from sandbox_engine import commit_hooks, staged
-    from sandbox_engine.reports import Judged, text
-    from sandbox_engine.verdict import Outcome
-
-    # Before all else: it is what git has named, and nobody asks for it again.
-    index = staged.index_of_hook()
-    if commit_hooks.is_skipped():
-        print(f"sandbox-engine: passed over, because {commit_hooks.SKIP} is set", file=sys.stderr)
-        return exits.PASSED
-    verdict = open_engine(options).validate_staged(
-        index=index,
-        strategy=options.strategy,
-        allow_test_changes=True,
-        use_cache=not options.no_cache,
-    )
-    if verdict is None:
-        return exits.PASSED
-    judged = [Judged("what is staged", verdict)]
-    if form == "text":
-        print(text.brief(verdict), file=sys.stderr)
-    else:
-        outputs.show(form, judged, is_one=True)
-    outputs.write_files(options.outputs, judged, is_one=True)
-    if options.lenient and verdict.outcome is Outcome.INCONCLUSIVE:
-        return exits.PASSED
-    if verdict.outcome is not Outcome.PASSED and form == "text":
-        again = f"{commit_hooks.SKIP}=1 git commit"
-        print(f"\n`{again} ...` commits all the same", file=sys.stderr)
-    return exits.code_of(verdict.outcome)
