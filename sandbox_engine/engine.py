@@ -534,6 +534,16 @@ class Engine:
                 remedy="give the ids of two trees or commits that exist",
             ) from error
 
+    def diff_of(self, verdict: Verdict) -> bytes | None:
+        """Return what was judged as a patch in git's format; None where it is not kept."""
+        if verdict.tree is None:
+            return None
+        try:
+            return self.diff(verdict.base, verdict.tree)
+        except UsageError:
+            # A tree that did not pass is nobody's, and garbage collection may have taken it.
+            return None
+
     def difference(
         self,
         patch: str | bytes | Path,

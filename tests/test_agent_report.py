@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
-import struct
 import subprocess
 import sys
-import zlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import browse, needs_browser, pixels
 
 from agent import evolution_log
 from agent.chart import COLORS, Bar, stacked
@@ -25,10 +22,6 @@ from agent.utils.ledger import Usage
 from sandbox_engine import UsageError
 
 _ROOT = Path(__file__).parent.parent
-_BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_browser = pytest.mark.skipif(
-    _BROWSER is None, reason="no chromium here; `apt-get install chromium` installs it"
-)
 
 
 @pytest.fixture
@@ -164,7 +157,7 @@ def test_the_demo_ends_as_it_says(demo: Path) -> None:
 @needs_browser
 def test_the_page_of_the_demo_opens_in_a_browser(demo: Path, tmp_path: Path) -> None:
     rows = evolution_log.read(demo / "evolution_log.csv")
-    dom = _browse(tmp_path, demo / "report.html", "--dump-dom")
+    dom = browse(tmp_path, demo / "report.html", "--dump-dom")
     facts = dict(re.findall(r'<dd id="([a-z-]+)">([^<]*)</dd>', dom))
     assert facts["success"] == "2 of 3 (67%)"
     seconds = {
@@ -178,65 +171,11 @@ def test_the_page_of_the_demo_opens_in_a_browser(demo: Path, tmp_path: Path) -> 
         assert drawn[phase] == pytest.approx(spent, abs=0.01)
     assert "semver.org" in html.unescape(dom)
     picture = tmp_path / "page.png"
-    _browse(tmp_path, demo / "report.html", f"--screenshot={picture}", "--window-size=1000,1400")
-    colors = Counter(_pixels(picture))
+    browse(tmp_path, demo / "report.html", f"--screenshot={picture}", "--window-size=1000,1400")
+    colors = Counter(pixels(picture))
     total = sum(colors.values())
     # It is a page and no blank, and the bar of the slowest phase can be seen.
     assert len(colors) > 20 and colors.most_common(1)[0][1] < 0.98 * total
     slowest = max(seconds, key=lambda phase: seconds[phase])
     red, green, blue = (int(COLORS[slowest][at : at + 2], 16) for at in (1, 3, 5))
     assert colors[(red, green, blue)] > 200
-
-
-def _browse(folder: Path, page: Path, *options: str) -> str:
-    assert _BROWSER is not None
-    quiet = (
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--force-color-profile=srgb", f"--user-data-dir={folder / 'profile'}"),
-    )
-    done = subprocess.run(
-        [_BROWSER, *quiet, *options, page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout
-
-
-def _pixels(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Yield the colors of a PNG without interlacing, 8 bits a channel; RFC 2083 has the filters."""
-    content = path.read_bytes()
-    at, data, width, channels = 8, b"", 0, 3
-    while at < len(content):
-        length, kind = struct.unpack(">I4s", content[at : at + 8])
-        part = content[at + 8 : at + 8 + length]
-        if kind == b"IHDR":
-            width, _, depth, color, *_, interlace = struct.unpack(">IIBBBBB", part)
-            assert (depth, interlace) == (8, 0) and color in (2, 6)
-            channels = 3 if color == 2 else 4
-        elif kind == b"IDAT":
-            data += part
-        at += 12 + length
-    raw = zlib.decompress(data)
-    stride = width * channels
-    before = bytearray(stride)
-    for start in range(0, len(raw), stride + 1):
-        row = _unfiltered(
-            raw[start], bytearray(raw[start + 1 : start + 1 + stride]), before, channels
-        )
-        yield from ((row[at], row[at + 1], row[at + 2]) for at in range(0, stride, channels))
-        before = row
-
-
-def _unfiltered(kind: int, row: bytearray, before: bytearray, channels: int) -> bytearray:
-    for at in range(len(row)):
-        left = row[at - channels] if at >= channels else 0
-        corner = before[at - channels] if at >= channels else 0
-        above = before[at]
-        guess = left + above - corner
-        nearest = min((abs(guess - v), i, v) for i, v in enumerate((left, above, corner)))[2]
-        predicted = (0, left, above, (left + above) // 2, nearest)[kind]
-        row[at] = (row[at] + predicted) & 0xFF
-    return row

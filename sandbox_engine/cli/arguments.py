@@ -227,6 +227,7 @@ def _judged_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", action=outputs.SetFile, metavar="FILE", help="where the form before it is written to"
     )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a page to read in FILE")
     parser.set_defaults(outputs=())
 
 

@@ -80,6 +80,7 @@ def _tell(options: argparse.Namespace, form: str, judged: list[Judged], verb: st
             if one.verdict is not None:
                 print(text.brief(one.verdict), file=sys.stderr)
     outputs.write_files(options.outputs, judged, is_one=len(judged) == 1)
+    outputs.write_page(options.report, judged)
     code = exits.code_of_all([one.outcome for one in judged])
     if code == exits.UNJUDGED and options.lenient:
         return exits.PASSED

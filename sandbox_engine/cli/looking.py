@@ -21,9 +21,11 @@ def show(options: argparse.Namespace) -> int:
     form = outputs.on_stdout(options.outputs)
     engine = open_engine(options)
     verdict = engine.recall(options.verdict)
-    judged = [Judged(options.verdict or "the last verdict", verdict)]
+    diff = engine.diff_of(verdict) if options.report else None
+    judged = [Judged(options.verdict or "the last verdict", verdict, diff=diff)]
     outputs.show(form, judged, is_one=True)
     outputs.write_files(options.outputs, judged, is_one=True)
+    outputs.write_page(options.report, judged)
     return exits.PASSED
 
 

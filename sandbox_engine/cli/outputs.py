@@ -128,6 +128,14 @@ def write_files(outputs: Sequence[Output], judged: Sequence[Judged], *, is_one: 
             write(output.file, render(output.form, judged, is_one=is_one))
 
 
+def write_page(file: Path | None, judged: Sequence[Judged]) -> None:
+    """Write the page of what was judged, where one is wanted."""
+    if file is not None:
+        from sandbox_engine.reports import page
+
+        write(file, page.render(judged))
+
+
 def write(file: Path, content: str) -> None:
     """Write `content` whole or not at all; raise UsageError where that cannot be."""
     from sandbox_engine import disk

@@ -36,6 +36,7 @@ def validate(options: argparse.Namespace) -> int:
     else:
         judged, ended = _judge_several(engine, candidates, options, form)
     outputs.write_files(options.outputs, judged, is_one=is_one)
+    outputs.write_page(options.report, judged)
     if options.receipt is not None and (verdict := judged[0].verdict) and verdict.receipt:
         verification.write_receipt(options.receipt, verdict.receipt)
     if ended is not None:
@@ -96,6 +97,7 @@ def _terms(options: argparse.Namespace) -> Terms:
         allow_test_changes=options.allow_test_changes,
         explain=options.explain,
         use_cache=not options.no_cache,
+        diff=options.report is not None,
     )
 
 

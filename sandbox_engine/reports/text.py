@@ -88,9 +88,9 @@ def _lines(verdict: Verdict) -> Iterator[str]:
         yield f"tree      {verdict.tree}"
     yield f"strategy  {verdict.strategy}{_isolation(verdict)}"
     if verdict.changed_paths:
-        yield f"changed   {_shortened(verdict.changed_paths)}"
+        yield f"changed   {shortened(verdict.changed_paths)}"
     if verdict.test_control:
-        yield f"test-control {_shortened(verdict.test_control)}"
+        yield f"test-control {shortened(verdict.test_control)}"
     steps = ", ".join(f"{step.name} {step.elapsed_s:.2f} s" for step in verdict.steps)
     yield f"time      {verdict.elapsed_s:.2f} s{f' ({steps})' if steps else ''}"
 
@@ -114,7 +114,8 @@ def _isolation(verdict: Verdict) -> str:
     return "".join(f", {part}" for part in (f"isolation {verdict.isolation}", *verdict.openings))
 
 
-def _shortened(paths: tuple[str, ...]) -> str:
+def shortened(paths: tuple[str, ...]) -> str:
+    """Return the first few of `paths`, and how many more there are."""
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
     return ", ".join(paths[:5]) + more
 
@@ -240,7 +241,7 @@ def _told(step: StepResult) -> Iterator[str]:
     for kind, nodes in kinds.items():
         if nodes:
             yield ""
-            yield f"  {kind}: {_shortened(tuple(nodes))}"
+            yield f"  {kind}: {shortened(tuple(nodes))}"
 
 
 _TOLD = (
