@@ -376,9 +376,10 @@ class Engine:
             )  # fmt: skip
             self._keep(key, verdict)
         if verdict.outcome is Outcome.PASSED and not store.is_kept(self.store, candidate.id):
-            tree.write_tree(self.store, candidate)
-            commit = store.commit_candidate(self.store, candidate.base, candidate.id)
-            store.keep_passed(self.store, candidate.id, commit)
+            with store.in_use(self.store):
+                tree.write_tree(self.store, candidate)
+                commit = store.commit_candidate(self.store, candidate.base, candidate.id)
+                store.keep_passed(self.store, candidate.id, commit)
         return verdict
 
     def _given(self, verdict: Verdict, started: float) -> Verdict:

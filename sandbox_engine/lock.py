@@ -42,14 +42,19 @@ def try_lock(path: Path, *, shared: bool = False) -> int | None:
 
 @contextlib.contextmanager
 def locked(
-    path: Path, *, timeout_s: float, what: str, cancellation: Cancellation | None = None
+    path: Path,
+    *,
+    timeout_s: float,
+    what: str,
+    cancellation: Cancellation | None = None,
+    shared: bool = False,
 ) -> Iterator[int]:
     """Hold the lock on `path`; raise SandboxBusyError naming `what` after `timeout_s` seconds.
 
-    Raise CancelledError when that comes first.
+    Raise CancelledError when that comes first. Any number may hold it `shared`.
     """
     deadline = time.monotonic() + timeout_s
-    while (descriptor := try_lock(path)) is None:
+    while (descriptor := try_lock(path, shared=shared)) is None:
         if time.monotonic() >= deadline:
             raise SandboxBusyError(
                 f"{what} stayed locked for {timeout_s:g} s (`{path}`)",

@@ -130,6 +130,22 @@ def run_tool(
     )
 
 
+def run_foreground(argv: Sequence[str], cwd: Path) -> int:
+    """Run a program of the user's on their terminal, and return its exit status.
+
+    Interrupts are meant for it, not for us, for as long as it runs. Raises CommandMissingError.
+    """
+    try:
+        child = subprocess.Popen(argv, cwd=cwd, env=without_git_variables(os.environ))
+    except OSError as error:
+        raise missing(argv[0], error) from error
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return child.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def kill_marked(marker: str) -> int:
     """Kill every process of the contained runs of `marker`; return how many there were.
 

@@ -51,7 +51,7 @@ from sandbox_engine.sandbox import Sandbox, Setup, allowed_variables
 from sandbox_engine.slot_sandbox import open_slot
 from sandbox_engine.stage import Stage
 from sandbox_engine.steps import RUNNING, Bench, run_steps
-from sandbox_engine.store import Store, commit_candidate, tags_signature
+from sandbox_engine.store import Store, commit_candidate, in_use, tags_signature
 from sandbox_engine.tree import CandidateTree
 from sandbox_engine.trial import Court, Observe
 from sandbox_engine.verdict import (
@@ -416,9 +416,10 @@ class Run:
         """Yield a sandbox of the tier that holds the candidate, which is written for it."""
         self._watch(Progress("a sandbox"))
         containment.warm_up()
-        tree.write_tree(self._store, self.candidate)
-        commit = commit_candidate(self._store, self.candidate.base, self.candidate.id)
-        with compiled.held(self._store, self.interpreter) as provided:
+        provided_for = compiled.held(self._store, self.interpreter)
+        with in_use(self._store), provided_for as provided:
+            tree.write_tree(self._store, self.candidate)
+            commit = commit_candidate(self._store, self.candidate.base, self.candidate.id)
             setup = Setup(
                 self.tier,
                 self._view,

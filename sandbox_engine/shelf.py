@@ -112,6 +112,20 @@ def open_shelf(folder: Path, *, most: int, kept: int) -> Shelf:
     return Shelf(folder, most, kept)
 
 
+def unused(folder: Path, before: float) -> list[Path]:
+    """Return the places in `folder` that nobody has used since `before`, in seconds since 1970."""
+    if not folder.is_dir():
+        return []
+    found = []
+    for path in folder.iterdir():
+        if path.name.isdigit():
+            with contextlib.suppress(FileNotFoundError):
+                label = path / _LABEL
+                if (label if label.exists() else path).stat().st_mtime < before:
+                    found.append(path)
+    return found
+
+
 def _label_of(folder: Path) -> str | None:
     try:
         return (folder / _LABEL).read_text()

@@ -105,6 +105,17 @@ def _try_lease(store: Store, slots: int) -> tuple[Slot, int] | None:
     return None
 
 
+def taken(store: Store) -> dict[int, bool]:
+    """Return the slots there are by number, and whether somebody has leased each."""
+    found = {}
+    for path in sorted(store.slots.glob("*.state"), key=lambda path: int(path.stem)):
+        held = lock.try_lock(path / "lock")
+        found[int(path.stem)] = held is None
+        if held is not None:
+            os.close(held)
+    return found
+
+
 def state_of(slot: Slot) -> str:
     """Return what was last written about the slot's worktree, `new` if nothing was."""
     try:
@@ -122,7 +133,7 @@ def _recover_others(slot: Slot) -> None:
     """Clear away what was killed in slots that nobody has leased since."""
     for path in slot.store.slots.glob("*.state/state"):
         other = Slot(slot.store, int(path.parent.stem))
-        if other == slot or _is_clean(other):
+        if other == slot or is_clean(other):
             continue
         lease = lock.try_lock(other.folder / "lock")
         if lease is not None:
@@ -130,13 +141,14 @@ def _recover_others(slot: Slot) -> None:
             os.close(lease)
 
 
-def _is_clean(slot: Slot) -> bool:
+def is_clean(slot: Slot) -> bool:
+    """Tell whether nothing is known to have gone wrong in the slot."""
     return state_of(slot).startswith(_CLEAN)
 
 
 def _recover(slot: Slot) -> None:
     """Clear away what a run that was killed left: its processes, git's locks, its scratch."""
-    if _is_clean(slot):
+    if is_clean(slot):
         return
     process.kill_marked(slot.marker)
     for path in (

@@ -49,6 +49,7 @@ SCRATCH = re.compile(r"se-[0-9a-f]{12}")
 """Names of the folders that runs get in the temporary folder."""
 
 _COMPILED = "compiled"
+_USE = "use.lock"
 ATTRIBUTES = b"* -filter\n"
 _CACHEDIR_TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -292,6 +293,25 @@ def keep_own(store: Store, ids: Iterable[str]) -> None:
             own.write(kind, content)
 
 
+@contextlib.contextmanager
+def in_use(store: Store) -> Iterator[None]:
+    """Keep objects from being taken away: what is written now may be as old as it is known."""
+    path = store.folder / _USE
+    with lock.locked(path, timeout_s=LOCK_WAIT_S, what="the store's objects", shared=True):
+        yield
+
+
+@contextlib.contextmanager
+def alone(store: Store) -> Iterator[bool]:
+    """Hold the store's objects alone if nobody uses them, and tell whether that is so."""
+    held = lock.try_lock(store.folder / _USE)
+    try:
+        yield held is not None
+    finally:
+        if held is not None:
+            os.close(held)
+
+
 def is_kept(store: Store, tree: TreeId) -> bool:
     """Tell whether `tree` is held for a promotion, with all its objects."""
     return f"refs/passed/{tree}" in store.objects.references
@@ -325,6 +345,36 @@ def _forget_oldest(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def forget_passed(store: Store, before: float) -> None:
+    """Forget the trees that passed before a time, in seconds since 1970."""
+    with store.locked("store"):
+        for path in _loose(store.git_dir / "refs" / "passed"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+
+
+def orphans(home: Path) -> list[Path]:
+    """Return the stores whose repository is gone, as far as its objects are."""
+    found = []
+    for folder in _stores(home):
+        with contextlib.suppress(FileNotFoundError):
+            named = (folder / "store.git" / "objects" / "info" / "alternates").read_bytes()
+            if not os.path.isdir(os.fsdecode(named.rstrip(b"\n"))):
+                found.append(folder)
+    return found
+
+
+def remove_store(folder: Path) -> int:
+    """Remove a store and what runs in it left elsewhere; return how many bytes that freed.
+
+    Raise SandboxBusyError, with nothing removed, when a sandbox of it is in use.
+    """
+    with _unused(folder):
+        _remove_scratch(folder)
+        return _remove(folder)
+
+
 def clear(home: Path | None = None, *, repository: git.Repository | None = None) -> int:
     """Remove the store of `repository`, or every store; return how many bytes were freed.
 
@@ -335,9 +385,7 @@ def clear(home: Path | None = None, *, repository: git.Repository | None = None)
     freed = 0
     for folder in stores:
         if folder.is_dir():
-            with _unused(folder):
-                _remove_scratch(folder)
-                freed += _remove(folder)
+            freed += remove_store(folder)
     return freed + _clear_compiled(home / _COMPILED)
 
 

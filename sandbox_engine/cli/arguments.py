@@ -17,6 +17,7 @@ from sandbox_engine.cli import (
     landing,
     looking,
     outputs,
+    sandboxing,
     validating,
 )
 from sandbox_engine.version import VERSION
@@ -85,6 +86,14 @@ def parser() -> argparse.ArgumentParser:
         _command(commands, "watch", analysing.watch, "keep the analyses of a work tree fresh")
     )
     _command(commands, "doctor", configuring.doctor, "check that all that is needed is here")
+    _sandbox_arguments(_command(commands, "sandbox", None, "see sandboxes, and keep judged trees"))
+    clean = _command(commands, "gc", keeping.clean, "take away what is no longer needed")
+    clean.add_argument(
+        "--age", type=_days, default=14.0, metavar="DAYS", help="what was not used for so long (14)"
+    )
+    clean.add_argument(
+        "--size", type=_mebibytes, metavar="MIB", help="how large the store may be (4096)"
+    )
     config = _command(commands, "config", None, "see or check what is configured")
     parts = config.add_subparsers(metavar="ACTION", required=True)
     _output_argument(
@@ -294,6 +303,35 @@ def _watch_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--stop", action="store_true", help="end it")
     what.add_argument("--status", action="store_true", help="tell what it does")
     _output_argument(parser)
+
+
+def _sandbox_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    _output_argument(_command(actions, "list", sandboxing.list_all, "list slots, and what is kept"))
+    start = _command(
+        actions, "open", sandboxing.open_one, "run a shell where a judged tree is checked out"
+    )
+    start.add_argument(
+        "what", metavar="VERDICT", help="a kept sandbox's name, or a verdict as `show` takes it"
+    )
+    start.add_argument(
+        "words", nargs="*", metavar="COMMAND", help="what to run instead of a shell, after `--`"
+    )
+    keep = _command(actions, "keep", sandboxing.keep, "keep a judged tree as a work tree")
+    keep.add_argument("verdict", metavar="VERDICT", help="a verdict as `show` takes it")
+    keep.add_argument("--name", metavar="NAME", help="what it is called (its tree)")
+    out = _command(actions, "rm", sandboxing.remove, "take kept work trees away")
+    out.add_argument("names", nargs="+", metavar="NAME", help="what they are called")
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 100_000:
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of days")
+    return days
 
 
 def _mebibytes(text: str) -> int:

@@ -66,3 +66,21 @@ def clear(options: argparse.Namespace) -> int:
         freed += open_results().remove()
     print(f"{freed / 2**20:.1f} MiB freed")
     return exits.PASSED
+
+
+def clean(options: argparse.Namespace) -> int:
+    """Take away what is no longer needed."""
+    from sandbox_engine import cleaning
+
+    freed = cleaning.clean(
+        open_engine(options).store,
+        age_s=options.age * cleaning.DAY_S,
+        most_bytes=cleaning.MOST_BYTES if options.size is None else options.size,
+    )
+    sizes: dict[str, int] = {}
+    for one in freed:
+        sizes[one.what] = sizes.get(one.what, 0) + one.bytes
+    for what, size in sorted(sizes.items()):
+        print(f"{size / 2**20:8.1f} MiB  {what}")
+    print(f"{sum(sizes.values()) / 2**20:.1f} MiB freed")
+    return exits.PASSED

@@ -39,7 +39,7 @@ def log(options: argparse.Namespace) -> int:
         return exits.PASSED
     now = time.time()
     for line in lines:
-        when = f"{_age(now - line.given)} ago"
+        when = f"{age(now - line.given)} ago"
         words = (
             line.id,
             f"{when:>10}",
@@ -53,7 +53,7 @@ def log(options: argparse.Namespace) -> int:
     return exits.PASSED
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
     """Return a span of time in the largest unit that it holds twice."""
     for size, unit in _SECONDS:
         if seconds >= 2 * size:

@@ -23,7 +23,7 @@ def validate(options: argparse.Namespace) -> int:
     form = outputs.on_stdout(options.outputs)
     if options.staged or options.pushed is not None:
         return hooking.judge(options, form)
-    from sandbox_engine import verification
+    from sandbox_engine import cleaning, verification
 
     if options.receipt is not None:
         verification.prepare_receipt(options.receipt)
@@ -39,6 +39,7 @@ def validate(options: argparse.Namespace) -> int:
     outputs.write_page(options.report, judged)
     if options.receipt is not None and (verdict := judged[0].verdict) and verdict.receipt:
         verification.write_receipt(options.receipt, verdict.receipt)
+    cleaning.begin_if_due(engine.store)
     if ended is not None:
         raise ended
     return exits.code_of_all([one.outcome for one in judged])
