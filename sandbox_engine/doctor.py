@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox_engine import git, isolation, store
+from sandbox_engine import disk, git, isolation, store
 from sandbox_engine.cache import Cache
 from sandbox_engine.config import load_config
 from sandbox_engine.errors import SandboxError
@@ -63,6 +64,7 @@ def _repository(checks: list[Check], repo: str | os.PathLike[str], file: Path | 
     if found:
         _look(checks, "store", lambda: _room(found[0].folder))
         _look(checks, "interpreter", lambda: _interpreter(found[0], file))
+        _look(checks, "limits", lambda: _limits(found[0], file))
         try:
             checks += _isolation(found[0], file)
         except SandboxError as error:
@@ -76,7 +78,8 @@ def _room(folder: Path) -> str:
             f"only {free / 2**20:.0f} MiB are free at `{folder}`",
             remedy="free some space, or set XDG_CACHE_HOME to a folder on another disk",
         )
-    return f"{folder}, {free / 2**30:.0f} GiB free"
+    size = disk.size_of(folder)
+    return f"{folder}, {size / 2**20:.1f} MiB, {free / 2**30:.0f} GiB free"
 
 
 def _interpreter(opened: store.Store, file: Path | None) -> str:
@@ -87,6 +90,31 @@ def _interpreter(opened: store.Store, file: Path | None) -> str:
     version = ".".join(map(str, interpreter.version))
     xdist = f"pytest-xdist {interpreter.xdist}" if interpreter.xdist else "no pytest-xdist"
     return f"{executable}, Python {version}, pytest {interpreter.pytest}, {xdist}"
+
+
+def _limits(opened: store.Store, file: Path | None) -> str:
+    """Tell what a run may use, or which limit is more than there is."""
+    config = load_config(opened.repository.top, file=file)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name, wanted, there in (
+        ("memory_bytes", config.memory_bytes, memory),
+        ("open_files", config.open_files, _most(resource.RLIMIT_NOFILE)),
+        ("processes", config.processes, _most(resource.RLIMIT_NPROC)),
+    ):
+        if there is not None and wanted > there:
+            raise SandboxError(
+                f"`{name}` is {wanted}, and there are {there} here",
+                remedy=f"set `{name}` to less, or raise what the system allows",
+            )
+    return (
+        f"{config.timeout_s:g} s, {config.memory_bytes / 2**20:g} MiB of memory, "
+        f"{config.processes} processes, {config.disk_bytes / 2**20:g} MiB of disk"
+    )
+
+
+def _most(kind: int) -> int | None:
+    _, hard = resource.getrlimit(kind)
+    return None if hard == resource.RLIM_INFINITY else hard
 
 
 def _isolation(opened: store.Store, file: Path | None) -> Iterator[Check]:

@@ -477,3 +477,11 @@ def test_nothing_a_test_prints_reaches_the_terminal_raw(project: GitBox) -> None
     done = run("validate", "-", cwd=project.top, text=patch, check=1)
     assert "\x1b" not in done.stdout
     assert "\\x1b]0;owned" in done.stdout
+
+
+def test_doctor_tells_of_limits_that_are_more_than_there_is(project: GitBox) -> None:
+    assert "ok   limits: 600 s, 4096 MiB" in run("doctor", cwd=project.top).stdout
+    (project.top / "sandbox-engine.toml").write_text("memory_bytes = 1_000_000_000_000_000\n")
+    done = run("doctor", cwd=project.top, check=3)
+    assert "BAD  limits: `memory_bytes` is 1000000000000000" in done.stdout
+    assert "hint: set `memory_bytes` to less" in done.stdout
