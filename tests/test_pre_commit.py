@@ -33,7 +33,15 @@ repos:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This project as it is in the work tree, as a repository that a framework can clone."""
     top = tmp_path_factory.mktemp("source") / "sandbox-engine"
-    names = ("sandbox_engine", "agent", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+    names = (
+        "sandbox_engine",
+        "agent",
+        "docs",
+        "setup.cfg",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    )
     top.mkdir()
     for name in (*names, ".pre-commit-hooks.yaml"):
         if (ROOT / name).is_dir():

@@ -27,19 +27,45 @@ _FORMAT_HELP = (
 )
 _EPILOG = """\
 exit codes:
-  0    the patch passed; the receipt holds; the commit landed
-  1    it failed or was rejected; the receipt is false; nothing was landed
+  0    the patch passed, or all did; the receipt holds; the commit landed
+  1    one failed or was rejected; the receipt is false; nothing was landed
   2    wrong usage: options, configuration, repository, base or receipt
-  3    it could not be judged; the receipt holds no longer
+  3    one could not be judged; the receipt holds no longer
   130  interrupted (143, 129: ended by SIGTERM, SIGHUP)
 
 examples:
   sandbox-engine validate fix.diff
   git diff | sandbox-engine validate - --strategy SYNTAX_ONLY
-  sandbox-engine validate plan.json --base main --output json
   sandbox-engine validate fix.diff --receipt fix.json
   sandbox-engine promote fix.json --branch main
+  sandbox-engine COMMAND --help
 """
+_EXAMPLES = {
+    "validate": (
+        "validate fix.diff",
+        "validate plan.json --base main --output json",
+        "validate patches/ -j 2 --fail-fast",
+        "validate --range main..topic",
+        "validate --from-branch topic --base main --report topic.html",
+        "validate fix.diff --output junit -o junit.xml --output sarif -o fix.sarif",
+        "validate fix.diff --require fixed:tests/test_cart.py::test_total",
+    ),
+    "hook": ("hook install", "hook install --pre-push --strategy SYNTAX_ONLY"),
+    "show": ("show", "show 3f2a --report page.html"),
+    "log": ("log -n 5", "log --output json"),
+    "verify": ("verify fix.json",),
+    "promote": ('promote fix.json --branch main -m "Fix the total"',),
+    "analyse": ("analyse", "analyse --changed", "analyse --patch fix.diff --output json"),
+    "watch": ("watch --daemon", "watch --status"),
+    "sandbox open": ("sandbox open 3f2a", "sandbox open 3f2a -- git diff HEAD~"),
+    "sandbox keep": ("sandbox keep 3f2a --name broken",),
+    "gc": ("gc", "gc --age 1 --size 500"),
+    "completion": (
+        "completion bash >>~/.bash_completion",
+        "completion zsh >~/.zfunc/_sandbox-engine",
+        "completion fish >~/.config/fish/completions/sandbox-engine.fish",
+    ),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,8 +136,8 @@ def parser() -> argparse.ArgumentParser:
     _output_argument(
         _command(actions, "info", keeping.info, "show where the store is and its size")
     )
-    gc = _command(actions, "gc", keeping.gc, "drop the analyses that were used least recently")
-    gc.add_argument(
+    drop = _command(actions, "gc", keeping.gc, "drop the analyses that were used least recently")
+    drop.add_argument(
         "--size",
         type=_mebibytes,
         metavar="MIB",
@@ -131,14 +157,23 @@ def _command(
     summary: str,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.epilog = _epilog(parser.prog.removeprefix("sandbox-engine "))
     if run is not None:
         parser.set_defaults(command=run)
         parser.add_argument("--repo", default=".", metavar="DIR", help="a folder of the repository")
         parser.add_argument("--config", type=Path, metavar="FILE", help="a configuration file")
         parser.add_argument("-v", "--verbose", action="store_true", help="tell the cause of errors")
     return parser
+
+
+def _epilog(name: str) -> str | None:
+    lines = "\n".join(f"  sandbox-engine {example}" for example in _EXAMPLES.get(name, ()))
+    return f"examples:\n{lines}\n" if lines else None
 
 
 def _output_argument(parser: argparse.ArgumentParser) -> None:

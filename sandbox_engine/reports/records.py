@@ -1,7 +1,7 @@
 """What was judged as JSON: one verdict, or several, or a line for each as it comes.
 
-A verdict has the form of docs/verdict.schema.json; what stands around several is in
-docs/results.schema.json.
+A verdict has the form of docs/verdict.schema.json; docs/reference/verdict.md tells what stands
+around several.
 """
 
 from __future__ import annotations
