@@ -8,6 +8,7 @@ for as long as the files stay as they are.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -29,11 +30,25 @@ _KEPT = 2
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """The ignored files to bring along: paths relative to `top`, and a digest of their state."""
+    """The ignored files to bring along: paths relative to `top`, and a digest of their state.
+
+    `others` come along from elsewhere; where both have a path, these do not.
+    """
 
     top: Path
     paths: tuple[str, ...] = ()
     fingerprint: str = ""
+    others: tuple[Carried, ...] = ()
+
+    @property
+    def all_paths(self) -> tuple[str, ...]:
+        """The paths of all that comes along."""
+        return (*self.paths, *(path for other in self.others for path in other.paths))
+
+    def beside(self, other: Carried) -> Carried:
+        """Return this with `other`, which is no more than a list of files, along."""
+        fingerprint = f"{self.fingerprint} {other.fingerprint}"
+        return dataclasses.replace(self, others=(other,), fingerprint=fingerprint)
 
 
 def find_carried(repository: Repository, patterns: Sequence[str]) -> Carried:
@@ -80,7 +95,7 @@ def _fingerprint(top: Path, paths: Sequence[str]) -> str:
 @contextlib.contextmanager
 def held_layer(store: Store, carried: Carried) -> Iterator[Place | None]:
     """Hold a folder with a copy of the carried files as they are now; None where there are none."""
-    if not carried.paths:
+    if not carried.all_paths:
         yield None
         return
     shelf = open_shelf(store.folder / "carried", most=_MOST, kept=_KEPT)
@@ -103,6 +118,11 @@ def held_layer(store: Store, carried: Carried) -> Iterator[Place | None]:
 
 def place(carried: Carried, root: Path) -> None:
     """Copy every carried file below `root` where the tree has nothing; links stay links."""
+    for one in (carried, *carried.others):
+        _place(one, root)
+
+
+def _place(carried: Carried, root: Path) -> None:
     for path in carried.paths:
         target = root / path
         if os.path.lexists(target) or not _make_parents(root, target.parent):

@@ -97,7 +97,8 @@ def _left_behind(store: Store, before: float) -> Iterator[Freed]:
 def _unused(store: Store, before: float) -> Iterator[Freed]:
     """Remove layers, copies and slots that nobody has used since `before`."""
     current = layers.layers_folder(store)
-    for folder in (*store.folder.glob("layers-*"), store.folder / "carried", store.compiled):
+    copies = (store.folder / "carried", store.folder / "prepared", store.compiled)
+    for folder in (*store.folder.glob("layers-*"), *copies):
         for path in shelf.unused(folder, before):
             with _alone(path.with_suffix(".lock")) as is_free:
                 if is_free:

@@ -66,16 +66,19 @@ class Config:
     """What a project, and the person who runs the engine, may set.
 
     `python` is the interpreter that runs the tests. `carry` are patterns of ignored files that
-    tests need; `env` names variables that they may see; `source_roots` are the folders that hold
-    top-level packages, `""` for the tree itself. `isolation` is `auto`, for the best that there
-    is, or a tier; with less than `min_isolation` nothing is run. `readable` are folders that runs
-    may read beside those that every run needs. What `reruns` and `max_new_skips` are, `Recipe` and
+    tests need, `setup` are commands that make others, which reach the network if `setup_network`;
+    `env` names variables that they may see; `source_roots` are the folders that hold top-level
+    packages, `""` for the tree itself. `isolation` is `auto`, for the best that there is, or a
+    tier; with less than `min_isolation` nothing is run. `readable` are folders that runs may read
+    beside those that every run needs. What `reruns` and `max_new_skips` are, `Recipe` and
     `Demands` tell; `explain_runs` is how many runs an explanation may take. Times are in seconds.
     """
 
     strategy: str = DEFAULT_STRATEGY
     python: str | None = None
     carry: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    setup_network: bool = False
     env: tuple[str, ...] = ()
     source_roots: tuple[str, ...] | None = None
     syntax_exclude: tuple[str, ...] = ()
@@ -283,6 +286,9 @@ def _apply(config: Config, settings: Mapping[str, Any], source: str) -> Config:
     for name, allowed in (("isolation", (AUTO, *Tier)), ("min_isolation", tuple(Tier))):
         if values.get(name, allowed[0]) not in allowed:
             raise _wrong(source, name, f"one of {', '.join(allowed)}")
+    for command in values.get("setup") or ():
+        if not _words(source, "setup", command):
+            raise _wrong(source, "setup", "a list of commands")
     for name in ("readable", "writable"):
         _refuse_relative(source, name, values.get(name) or ())
     for folder in values.get("source_roots") or ():
@@ -294,6 +300,9 @@ def _apply(config: Config, settings: Mapping[str, Any], source: str) -> Config:
 def _typed(source: str, key: str, kind: str, value: Any) -> Any:
     if kind.startswith("tuple"):
         return _texts(source, key, value)
+    if kind == "bool":
+        words = {"true": True, "false": False, "1": True, "0": False}
+        return _flag(source, key, words.get(value.lower()) if isinstance(value, str) else value)
     if kind.startswith("str"):
         if isinstance(value, str) and value:
             return value

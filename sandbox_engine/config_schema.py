@@ -16,6 +16,8 @@ ABOUT = {
     "strategy": "The strategy that is used when none is named.",
     "python": "The interpreter that runs the tests; found out where it is not set.",
     "carry": "Ignored files that tests need, as git's patterns: copied in, never unless named.",
+    "setup": "Commands that make what tests need beside git's files, run once for the same locks.",
+    "setup_network": "Whether these reach the network.",
     "env": "Variables that tests may see, beside a short list.",
     "source_roots": "Folders of top-level packages; `src` if there is one, else the top.",
     "syntax_exclude": "Patterns of files that are broken on purpose.",
@@ -90,6 +92,8 @@ def _kind(name: str, kind: str) -> dict[str, Any]:
         return {"enum": [AUTO, *tiers] if name == "isolation" else tiers}
     if kind.startswith("tuple"):
         return {"type": "array", "items": {"type": "string"}}
+    if kind == "bool":
+        return {"type": "boolean"}
     if kind.startswith("str"):
         return {"type": "string", "minLength": 1}
     bound: dict[str, Any] = {"minimum": 0} if name in MAY_BE_ZERO else {"exclusiveMinimum": 0}

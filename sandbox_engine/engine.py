@@ -20,6 +20,7 @@ from sandbox_engine.errors import (
     GitError,
     NoCommitError,
     PatchError,
+    PreparationError,
     PromotionError,
     StaleBaseError,
     UsageError,
@@ -43,6 +44,7 @@ from sandbox_engine.verdict import (
     CommitId,
     Finding,
     Outcome,
+    StepResult,
     Tier,
     Verdict,
     judge,
@@ -366,11 +368,14 @@ class Engine:
         elif findings := precheck(candidate, recipe.policy, lambda: run.interpreter):
             return _rejected(blank, findings, findings[0].message, findings[0].hint)
         else:
-            results = run.steps()
+            try:
+                results = run.steps()
+            except PreparationError as error:
+                results = (_unprepared(error),)
             judged = judge(results)
             verdict = dataclasses.replace(
                 blank, **judged._asdict(), steps=results,
-                isolation=run.tier, openings=recipe.openings if run.runs_something else (),
+                isolation=run.tier, openings=run.openings,
                 environment=run.environment, test_control=run.test_control(results),
                 receipt=run.receipt(results) if judged.outcome is Outcome.PASSED else None,
             )  # fmt: skip
@@ -607,6 +612,18 @@ class Engine:
             wait_s=self.config.lease_wait_s,
         )
         return open_slot(self.store, commit, setup)
+
+
+def _unprepared(error: PreparationError) -> StepResult:
+    return StepResult(
+        "setup",
+        Outcome.INCONCLUSIVE,
+        reason=error.problem,
+        hint=error.remedy,
+        output=error.output,
+        recurs=False,
+        cause=Cause.INFRA,
+    )
 
 
 def _changed_recipe(receipt: Receipt, branch: str) -> StaleBaseError:

@@ -105,6 +105,14 @@ class CommandMissingError(SandboxError):
     """A program that is needed is not installed, or an interpreter lacks a package."""
 
 
+class PreparationError(SandboxError):
+    """A command of `setup` failed, or left what cannot be kept; `output` ends what it wrote."""
+
+    def __init__(self, problem: str, *, remedy: str, output: str = "") -> None:
+        super().__init__(problem, remedy=remedy)
+        self.output = output
+
+
 class IsolationError(SandboxError):
     """The isolation that was asked for cannot be had on this system."""
 

@@ -93,7 +93,7 @@ def open_layers(
         held = (lease, base.lease, *([brought.lease] if brought else []))
         keeper = stack.enter_context(open_keeper(held, setup.cancellation))
         git_folder = layers.git_folder(store, commit, slot.branch, list(objects))
-        layer = layers.candidate_layer(store, base, candidate, git_folder, setup.carried.paths)
+        layer = layers.candidate_layer(store, base, candidate, git_folder, setup.carried.all_paths)
         lowers = [str(base.files), *([str(brought.folder / "files")] if brought else [])]
         mounts = _mounts(setup, lowers)
         folders = _mount_points(store)

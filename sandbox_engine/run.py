@@ -23,6 +23,7 @@ from sandbox_engine import (
     control,
     delta,
     isolation,
+    prepare,
     pytest_step,
     tree,
     trial,
@@ -65,6 +66,10 @@ from sandbox_engine.verdict import (
 from sandbox_engine.version import VERSION
 
 _LOCK_FILE = re.compile(rb"requirements.*\.txt|(poetry|uv|pdm|Pipfile)\.lock")
+_OTHER_LOCKS = re.compile(
+    rb"constraints.*\.txt|(package-lock|npm-shrinkwrap)\.json|yarn\.lock|pnpm-lock\.yaml|"
+    rb"pixi\.lock|Cargo\.lock|go\.sum|Gemfile\.lock|composer\.lock"
+)
 
 
 @functools.cache
@@ -115,6 +120,14 @@ class Run:
     def runs_something(self) -> bool:
         """Whether any of the steps runs code of the candidate."""
         return any(step.kind in RUNNING for step in self.recipe.steps)
+
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """What its runs reach outside of the sandbox, in words."""
+        if not self.runs_something:
+            return ()
+        is_open = self._config.setup and self._config.setup_network
+        return (*self.recipe.openings, *(("network for `setup`",) if is_open else ()))
 
     @functools.cached_property
     def tier(self) -> Tier:
@@ -190,7 +203,8 @@ class Run:
             parts += [
                 self._config.readable,
                 self.interpreter.fingerprint(self._top), self._variables,
-                self._carried.fingerprint, self._roots,
+                self._carried.fingerprint, self._config.setup, self._config.setup_network,
+                self._roots,
                 # With the base, what `git describe` says in the sandbox.
                 tags_signature(self._store.repository),
             ]  # fmt: skip
@@ -219,10 +233,18 @@ class Run:
 
     @property
     def _lock_files(self) -> str:
-        """A digest of the files at the candidate's top that say what is to be installed."""
+        return self._digest_of(_LOCK_FILE)
+
+    @functools.cached_property
+    def _all_locks(self) -> str:
+        return self._digest_of(_LOCK_FILE, _OTHER_LOCKS)
+
+    def _digest_of(self, *patterns: re.Pattern[bytes]) -> str:
+        """Return a digest of files at the candidate's top that say what is to be installed."""
         digest = hashlib.sha256()
         for name in tree.top_names(self._store, self.candidate):
-            if _LOCK_FILE.fullmatch(name) and (file := self._read(name)) is not None:
+            is_one = any(pattern.fullmatch(name) for pattern in patterns)
+            if is_one and (file := self._read(name)) is not None:
                 digest.update(b"%s %s\0" % (tree.blob_id(file).encode(), name))
         return digest.hexdigest()
 
@@ -413,7 +435,43 @@ class Run:
 
     @contextlib.contextmanager
     def open_sandbox(self) -> Iterator[Sandbox]:
-        """Yield a sandbox of the tier that holds the candidate, which is written for it."""
+        """Yield a sandbox of the tier that holds the candidate, which is written for it.
+
+        What `setup` makes is in it; raise PreparationError where that fails.
+        """
+        with self._prepared() as made, self._opened(made, self._view) as sandbox:
+            yield sandbox
+
+    @contextlib.contextmanager
+    def _prepared(self) -> Iterator[Carried]:
+        """Hold what is carried and what `setup` has made for a tree with the same lock files."""
+        if not self._config.setup:
+            yield self._carried
+            return
+        base = self._at(tree.unchanged(self.candidate))
+        is_same = base._all_locks == self._all_locks
+        where = base if is_same else self
+        parts = [
+            *(VERSION, self._conditions, self._config.setup, self._carried.fingerprint),
+            *(self.interpreter.fingerprint(self._top), self._variables, self._all_locks),
+            # Nobody else is to be judged with what a patch has made.
+            "" if is_same else self.candidate.id,
+        ]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        view = dataclasses.replace(where._view, network=self._config.setup_network)
+        work = prepare.Work(
+            self._config.setup,
+            self.interpreter,
+            self.recipe.limits,
+            self._carried.paths,
+            lambda: where._opened(self._carried, view),
+        )
+        self._watch(Progress("what `setup` makes"))
+        with prepare.held(self._store, key, work) as made:
+            yield self._carried.beside(made)
+
+    @contextlib.contextmanager
+    def _opened(self, carried: Carried, view: View) -> Iterator[Sandbox]:
         self._watch(Progress("a sandbox"))
         containment.warm_up()
         provided_for = compiled.held(self._store, self.interpreter)
@@ -422,10 +480,10 @@ class Run:
             commit = commit_candidate(self._store, self.candidate.base, self.candidate.id)
             setup = Setup(
                 self.tier,
-                self._view,
+                view,
                 self.recipe.limits,
                 self._variables,
-                self._carried,
+                carried,
                 provided.folder / "files" if provided else None,
                 self._config.slots,
                 self._config.lease_wait_s,

@@ -200,7 +200,7 @@ def _verify(slot: Slot, commit: CommitId, carried: Carried, lease: int) -> None:
     differing = ask("diff-files", "--name-only", "-z")
     others = ask("ls-files", "--others", "-z").split(b"\0")
     fresh.unlink()
-    brought = {os.fsencode(path) for path in carried.paths}
+    brought = {os.fsencode(path) for path in carried.all_paths}
     if differing or not brought.issuperset(filter(None, others)):
         disk.remove_tree(slot.root)
         _fill(slot, commit, carried, lease)

@@ -85,6 +85,7 @@ mkdir -p src/shop tests
 printf '_version.py\\n__pycache__/\\n' >.gitignore
 echo 'from shop._version import VERSION' >src/shop/__init__.py
 echo 'VERSION = "1"' >src/shop/_version.py
+echo 'print("VERSION = \\"1\\"", file=open("src/shop/_version.py", "w"))' >make_version.py
 cat >tests/test_it.py <<'CODE'
 import os
 

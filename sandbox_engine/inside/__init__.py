@@ -11,8 +11,18 @@ from sandbox_engine.inside.sandbox_engine_compile import complaint as compile_co
 FOLDER = Path(__file__).parent
 PROBE = "sandbox_engine_probe.py"
 GATHER = "sandbox_engine_gather.py"
+COLLECT = "sandbox_engine_collect.py"
 PLAIN, REWRITTEN = "plain", "rewritten"
 """How the gatherer is to compile a source."""
 COMPILE = FOLDER / "sandbox_engine_compile.py"
 
-__all__ = ["COMPILE", "FOLDER", "GATHER", "PLAIN", "PROBE", "REWRITTEN", "compile_complaint"]
+__all__ = [
+    "COLLECT",
+    "COMPILE",
+    "FOLDER",
+    "GATHER",
+    "PLAIN",
+    "PROBE",
+    "REWRITTEN",
+    "compile_complaint",
+]
