@@ -46,7 +46,7 @@ def render(judged: Sequence[Judged]) -> str:
         "results": results,
     }
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
-    return json.dumps(_plain(log), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_plain(log), indent=2) + "\n"
 
 
 def _plain(value: Any) -> Any:
