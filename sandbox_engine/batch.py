@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_engine.cancellation import Cancellation
-from sandbox_engine.engine import Engine
+from sandbox_engine.engine import NOTHING, Engine
 from sandbox_engine.errors import CancelledError, SandboxError, UsageError
 from sandbox_engine.patch import Match
 from sandbox_engine.progress import Progress, Watch, unwatched
-from sandbox_engine.pushed import Pushed
+from sandbox_engine.pushed import Push
 from sandbox_engine.reports import Judged
 from sandbox_engine.verdict import CommitId, Outcome, Verdict
 
@@ -113,11 +113,10 @@ def commits(engine: Engine, revisions: str) -> list[Candidate]:
     ]
 
 
-def pushed(found: Sequence[Pushed]) -> list[Candidate]:
-    """Return candidates of what is about to be pushed; what the other side has is left out."""
-    return [
-        Candidate(one.name, one.base, commit=one.commit) for one in found if one.base != one.commit
-    ]
+def pushed(engine: Engine, found: Sequence[Push]) -> list[Candidate]:
+    """Return candidates of what is about to be pushed; what changes nothing is left out."""
+    candidates = (Candidate(one.name, one.base or NOTHING, commit=one.tip) for one in found)
+    return [one for one in candidates if engine.has_changes(one.commit or "", one.base)]
 
 
 def judge(

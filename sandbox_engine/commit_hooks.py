@@ -11,50 +11,40 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_engine import disk, git
 from sandbox_engine.errors import UsageError
 
-PRE_COMMIT, PRE_PUSH = "pre-commit", "pre-push"
+COMMIT, PUSH = "pre-commit", "pre-push"
+HOOKS = (COMMIT, PUSH)
 SKIP = "SKIP_SANDBOX_ENGINE"
 _MARK = "# sandbox-engine: judges what is about to be "
 _ASIDE = ".before-sandbox-engine"
-_SCRIPTS = {
-    PRE_COMMIT: """\
+# Another tool may move this hook, and call it from the one that took its place: what is run
+# earlier is found all the same, and does not run itself again.
+_SCRIPT = """\
 #!/bin/sh
-{mark}committed.
+{mark}
 # `sandbox-engine hook uninstall` takes this out; SKIP_SANDBOX_ENGINE=1 passes over it once.
-earlier=$0{aside}
-if [ -x "$earlier" ]; then
-    "$earlier" "$@" || exit
+case $0 in /*) earlier=$0 ;; *) earlier=$PWD/$0 ;; esac
+earlier=${{earlier%/*}}/{aside}
+{before}if [ -x "$earlier" ] && ! [ "$WITHIN_SANDBOX_ENGINE" -ef "$earlier" ]; then
+    {given}WITHIN_SANDBOX_ENGINE=$earlier "$earlier" "$@" || exit
 fi
 if [ ! -x {python} ]; then
     echo {gone} >&2
     exit 1
 fi
-exec {engine} --staged {arguments}
-""",
-    # What is pushed comes on standard input, and both hooks want to read it.
-    PRE_PUSH: """\
-#!/bin/sh
-{mark}pushed.
-# `sandbox-engine hook uninstall --pre-push` takes this out; SKIP_SANDBOX_ENGINE=1 passes over it.
-earlier=$0{aside}
-pushed=$(cat; echo .)
-pushed=${{pushed%.}}
-if [ -x "$earlier" ]; then
-    printf %s "$pushed" | "$earlier" "$@" || exit
-fi
-if [ ! -x {python} ]; then
-    echo {gone} >&2
-    exit 1
-fi
-printf %s "$pushed" | {engine} --pushed "$1" {arguments}
-""",
-}
+{judge}
+"""
+_READ = """\
+pushed=$(cat)
+tell() { if [ -n "$pushed" ]; then printf '%s\\n' "$pushed"; fi }
+"""
+_TELL = "tell 2>/dev/null | "
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +56,14 @@ class Status:
     has_earlier: bool
 
 
-def status(repo: str | os.PathLike[str], hook: str = PRE_COMMIT) -> Status:
-    """Return how the hook of the repository stands."""
-    path = _path(git.find_repository(repo), hook)
+def status(repo: str | os.PathLike[str], name: str = COMMIT) -> Status:
+    """Return how the hook called `name` of the repository stands."""
+    path = _path(git.find_repository(repo), name)
     return Status(path, _is_ours(path), os.path.lexists(_aside(path)))
 
 
 def install(
-    repo: str | os.PathLike[str], arguments: Sequence[str] = (), hook: str = PRE_COMMIT
+    repo: str | os.PathLike[str], arguments: Sequence[str] = (), *, name: str = COMMIT
 ) -> Status:
     """Put the hook in, with `arguments` for `validate`; one that is ours is written anew.
 
@@ -81,34 +71,18 @@ def install(
     aside and another one has taken its place.
     """
     repository = git.find_repository(repo)
-    path = _path(repository, hook)
+    path = _path(repository, name)
     _refuse_shared(repository, path)
-    aside = _aside(path)
-    if not _is_ours(path) and os.path.lexists(path):
-        if os.path.lexists(aside):
-            raise UsageError(
-                f"`{path}` is not ours, and `{aside.name}` is there already",
-                remedy="merge the two by hand, and install the hook again",
-            )
-        path.rename(aside)
     path.parent.mkdir(parents=True, exist_ok=True)
-    gone = f"sandbox-engine: {sys.executable} is gone; run `sandbox-engine hook install` again"
-    script = _SCRIPTS[hook].format(
-        mark=_MARK,
-        aside=_ASIDE,
-        python=shlex.quote(sys.executable),
-        gone=shlex.quote(gone),
-        engine=shlex.join([sys.executable, "-m", "sandbox_engine", "validate"]),
-        arguments=shlex.join(arguments),
-    )
-    disk.write_whole(path, script.encode())
-    path.chmod(0o755)
-    return status(repo, hook)
+    with _moved_aside(path):
+        disk.write_whole(path, _script(name, arguments).encode())
+        path.chmod(0o755)
+    return status(repo, name)
 
 
-def uninstall(repo: str | os.PathLike[str], hook: str = PRE_COMMIT) -> bool:
+def uninstall(repo: str | os.PathLike[str], name: str = COMMIT) -> bool:
     """Take the hook out, put an earlier one back, and tell whether there was one to take out."""
-    path = _path(git.find_repository(repo), hook)
+    path = _path(git.find_repository(repo), name)
     if not _is_ours(path):
         return False
     path.unlink()
@@ -122,12 +96,54 @@ def is_skipped() -> bool:
     return os.environ.get(SKIP, "") not in ("", "0")
 
 
-def _path(repository: git.Repository, hook: str) -> Path:
+def _script(name: str, arguments: Sequence[str]) -> str:
+    python = sys.executable
+    # Without -P what lies in the work tree would be imported for what the engine needs.
+    command = shlex.join([python, "-P", "-m", "sandbox_engine", "validate"])
+    options = shlex.join(arguments)
+    gone = f"sandbox-engine: {python} is gone; run `sandbox-engine hook install` again"
+    is_push = name == PUSH
+    # What pre-commit tells the hooks of a push is nothing to a commit that one of them makes.
+    judge = f"unset PRE_COMMIT_FROM_REF PRE_COMMIT_TO_REF PRE_COMMIT_LOCAL_BRANCH\nexec {command}"
+    return _SCRIPT.format(
+        mark=f"{_MARK}{'pushed' if is_push else 'committed'}.",
+        aside=name + _ASIDE,
+        before=_READ if is_push else "",
+        given=_TELL if is_push else "",
+        python=shlex.quote(python),
+        gone=shlex.quote(gone),
+        judge=f'tell | {command} --pushed="$1" {options}'
+        if is_push
+        else f"{judge} --staged {options}",
+    )
+
+
+@contextlib.contextmanager
+def _moved_aside(path: Path) -> Iterator[None]:
+    """Have whatever is at `path` aside, unless it is ours, and back if the block fails."""
+    if _is_ours(path) or not os.path.lexists(path):
+        yield
+        return
+    aside = _aside(path)
+    if os.path.lexists(aside):
+        raise UsageError(
+            f"`{path}` is not ours, and `{aside.name}` is there already",
+            remedy="merge the two by hand, and install the hook again",
+        )
+    path.rename(aside)
+    try:
+        yield
+    except BaseException:
+        aside.rename(path)
+        raise
+
+
+def _path(repository: git.Repository, name: str) -> Path:
     output = git.run_git(
         ["rev-parse", "--path-format=absolute", "--git-path", "hooks"],
         cwd=repository.top or repository.git_dir,
     )
-    return Path(os.fsdecode(output).rstrip("\n")) / hook
+    return Path(os.fsdecode(output).removesuffix("\n")) / name
 
 
 def _aside(path: Path) -> Path:
@@ -139,7 +155,7 @@ def _is_ours(path: Path) -> bool:
         if not stat.S_ISREG(path.lstat().st_mode):
             return False
         return _MARK.encode() in path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -46,6 +46,7 @@ from sandbox_engine.verdict import (
     Outcome,
     StepResult,
     Tier,
+    TreeId,
     Verdict,
     judge,
 )
@@ -54,6 +55,9 @@ from sandbox_engine.version import VERSION
 if TYPE_CHECKING:
     from sandbox_engine.analysis.comparison import FileChange
     from sandbox_engine.git import Repository
+
+NOTHING = staged.EMPTY_TREE
+"""The base of what is judged beside nothing at all."""
 
 _PROMOTIONS = 3
 """How often a promotion is begun, when the branch moves each time before it has landed."""
@@ -154,8 +158,9 @@ class Engine:
     ) -> Verdict:
         """Return the verdict on what `commit` holds, beside `base`.
 
-        Without a base that is its first parent, or nothing for a commit that has none. What links,
-        submodules and attributes it changes is judged as it is: it is in the repository already.
+        Without a base that is its first parent, or nothing for a commit that has none; NOTHING says
+        so of any. What links, submodules and attributes it changes is judged as it is: it is in the
+        repository already.
         The other arguments, and what is raised, are those of `validate`.
         """
         started = time.monotonic()
@@ -163,11 +168,7 @@ class Engine:
             required(require), tuple(keep), allow_test_changes=allow_test_changes
         )
         made = git.read_commit(self.repository, commit)
-        beside = base or next(iter(made.parents), None)
-        if beside is None:
-            base_commit, base_tree = staged.empty_base(self.store), staged.EMPTY_TREE
-        else:
-            base_commit, base_tree = git.resolve_commit(self.repository, beside)
+        base_commit, base_tree = self._beside(base or next(iter(made.parents), NOTHING))
         try:
             candidate = tree.candidate_of(self.store, base_commit, base_tree, made.tree)
             verdict = self._judge(
@@ -182,6 +183,16 @@ class Engine:
         except OSError as error:
             raise git.foreign_failure(error, "the commit cannot be judged") from error
         return self._given(verdict, started)
+
+    def _beside(self, base: str) -> tuple[CommitId, TreeId]:
+        if base == NOTHING:
+            return staged.empty_base(self.store), staged.EMPTY_TREE
+        return git.resolve_commit(self.repository, base)
+
+    def has_changes(self, commit: str, base: str | None = None) -> bool:
+        """Tell whether the tree of a commit is another one than that of `base`, as above."""
+        made = git.read_commit(self.repository, commit)
+        return made.tree != self._beside(base or next(iter(made.parents), NOTHING))[1]
 
     def commits(self, revisions: str) -> dict[CommitId, str]:
         """Return the commits of a range such as `main..topic` and their subjects, oldest first.

@@ -380,21 +380,6 @@ def merge_base(repository: Repository, one: str, other: str) -> CommitId:
     return CommitId(str(found))
 
 
-def last_known(repository: Repository, commit: CommitId, remote: str) -> CommitId | None:
-    """Return the parent of the first commit below `commit` that `remote` lacks, or None.
-
-    Where it lacks none, that is `commit` itself. What a remote has is as it was when last heard of.
-    """
-    known = f"--remotes={remote}" if remote else "--remotes"
-    output = run_git(
-        ["rev-list", "--reverse", "--topo-order", commit, "--not", known], cwd=repository.git_dir
-    )
-    if not output:
-        return commit
-    first = read_commit(repository, output.split(b"\n", 1)[0].decode())
-    return next(iter(first.parents), None)
-
-
 def _no_commit(objects: pygit2.Repository, revision: str) -> UsageError:
     if objects.is_empty or (revision == "HEAD" and objects.head_is_unborn):
         return NoCommitError(

@@ -112,8 +112,9 @@ class Interpreter:
 def choose_interpreter(wanted: str | None, repository: Repository) -> str:
     """Return the path of the interpreter to use: `wanted`, the project's own, the active one, ours.
 
-    A linked worktree without an environment uses that of the main one. Raise CommandMissingError
-    when `wanted` is not there.
+    A linked worktree without an environment uses that of the main one. In an environment that a
+    hook manager has made for us alone, which it calls the active one, it is the next Python of
+    PATH: the one that was found before. Raise CommandMissingError when `wanted` is not there.
     """
     if wanted is not None:
         return _wanted(wanted, repository.top)
@@ -122,27 +123,29 @@ def choose_interpreter(wanted: str | None, repository: Repository) -> str:
             path = top / folder / "bin" / "python"
             if os.access(path, os.X_OK):
                 return str(path)
-    active = _active_environment()
+    if _is_made_for_us(Path(sys.prefix)):
+        return _next_of_path() or sys.executable
+    active = os.environ.get("VIRTUAL_ENV")
     if active and os.access(os.path.join(active, "bin", "python"), os.X_OK):
         return os.path.join(active, "bin", "python")
     return sys.executable
 
 
-def _active_environment() -> str | None:
-    """Return the environment that is active for whoever called us.
+def _is_made_for_us(prefix: Path) -> bool:
+    """Tell whether pre-commit or prek has made the environment, which they mark in this way."""
+    return any(prefix.glob(".install_state_v*")) or (prefix / ".prek-hook.json").exists()
 
-    A framework of hooks activates its own, which we are in, in front of the committer's.
-    """
-    active = os.environ.get("VIRTUAL_ENV")
-    own = os.path.realpath(sys.prefix)
-    if not os.environ.get("PRE_COMMIT") or (active and os.path.realpath(active) != own):
-        return active
-    for folder in os.environ.get("PATH", "").split(os.pathsep):
-        environment = os.path.dirname(folder)
-        is_one = os.path.exists(os.path.join(environment, "pyvenv.cfg"))
-        if is_one and os.path.realpath(environment) != own:
-            return environment
-    return None
+
+def _next_of_path() -> str | None:
+    """Return the first Python of PATH that is none of our own environment."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    others = [folder for folder in folders if folder and not _is_ours(folder)]
+    found = (shutil.which(name, path=folder) for folder in others for name in ("python", "python3"))
+    return next(filter(None, found), None)
+
+
+def _is_ours(folder: str) -> bool:
+    return Path(folder).resolve().is_relative_to(Path(sys.prefix).resolve())
 
 
 def _wanted(wanted: str, top: Path | None) -> str:
@@ -264,7 +267,10 @@ def _entries(folder: str) -> Iterator[tuple[str, int, int]]:
 
 def require_pytest(interpreter: Interpreter) -> None:
     """Raise CommandMissingError, with the command that helps, when there is no usable pytest."""
-    install = f"`{interpreter.executable} -m pip install pytest` installs it"
+    install = (
+        f"`{interpreter.executable} -m pip install pytest` installs it; a `.venv` of the project, "
+        "or `python` in its configuration, names another interpreter"
+    )
     if interpreter.pytest is None:
         raise CommandMissingError(f"`{interpreter.executable}` has no pytest", remedy=install)
     major = interpreter.pytest.split(".")[0]

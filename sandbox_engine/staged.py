@@ -11,13 +11,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_engine import git
-from sandbox_engine.errors import GitError, UsageError
+from sandbox_engine.errors import GitError, RepositoryError, UsageError
 from sandbox_engine.store import Store
 from sandbox_engine.verdict import CommitId, TreeId
 
+# No program of the user's is asked what has changed, and a split index is not split anew: its
+# shared half lies in the user's folder.
+_ALONE = ("-c", "core.fsmonitor=false", "-c", "core.splitIndex=false")
 EMPTY_TREE = TreeId("4b825dc642cb6eb9a060e54bf8d69288fbee4904")
 
 
@@ -33,11 +37,8 @@ def staged_tree(store: Store, index: Path | None = None) -> TreeId:
         try:
             shutil.copyfile(path, copy)
         except FileNotFoundError:
-            if index is not None:
-                raise UsageError(
-                    f"there is no index `{index}`", remedy="unset GIT_INDEX_FILE"
-                ) from None
             # Nothing has been added to a new repository.
+            _refuse_absent(repository, index)
         alternate = str(repository.objects_dir).replace("\\", "\\\\").replace('"', '\\"')
         environment = git.plain_environment(
             GIT_DIR=str(repository.git_dir),
@@ -46,7 +47,7 @@ def staged_tree(store: Store, index: Path | None = None) -> TreeId:
             GIT_ALTERNATE_OBJECT_DIRECTORIES=f'"{alternate}"',
         )
         try:
-            made = git.run_git(["write-tree"], cwd=repository.top, env=environment)
+            made = git.run_git([*_ALONE, "write-tree"], cwd=repository.top, env=environment)
         except GitError as error:
             if "unmerged" in error.stderr:
                 raise UsageError(
@@ -55,6 +56,16 @@ def staged_tree(store: Store, index: Path | None = None) -> TreeId:
                 ) from error
             raise
     return TreeId(made.decode().strip())
+
+
+def _refuse_absent(repository: git.Repository, index: Path | None) -> None:
+    if index is not None:
+        raise UsageError(f"there is no index `{index}`", remedy="unset GIT_INDEX_FILE")
+    if repository.top is None:
+        raise UsageError(
+            f"nothing is staged in `{repository.git_dir}`: it has no work tree",
+            remedy="name the folder of a work tree with `--repo`",
+        )
 
 
 def empty_base(store: Store) -> CommitId:
@@ -71,21 +82,38 @@ def empty_base(store: Store) -> CommitId:
     return CommitId(str(made))
 
 
-def require_same_repository(repository: git.Repository) -> None:
-    """Raise UsageError where git works on another repository than that of this folder.
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What git names to a hook: the index that becomes the commit, and where the repository is.
 
-    `git --git-dir=... --work-tree=... commit` runs hooks in a folder that need not know of it.
+    Either is None where it names none; the index is that of the repository.
     """
-    named = os.environ.get("GIT_DIR")
-    if named and os.path.realpath(named) != os.path.realpath(repository.git_dir):
-        raise UsageError(
-            f"git works on `{os.path.realpath(named)}`, and this folder belongs to "
-            f"`{repository.git_dir}`",
-            remedy="call git inside the work tree, without `--git-dir` and GIT_DIR",
-        )
+
+    index: Path | None
+    git_dir: Path | None
+
+    def folder(self, repo: str) -> str:
+        """Return the folder to find the repository from, for one that is asked for as `repo`.
+
+        Where the work tree is not one that leads to the repository, only git can say which it is.
+        """
+        if repo != "." or self.git_dir is None or not self.git_dir.is_dir():
+            return repo
+        try:
+            is_found = git.find_repository(repo).git_dir.samefile(self.git_dir)
+        except RepositoryError:
+            is_found = False
+        return repo if is_found else str(self.git_dir)
+
+    def index_of(self, repository: git.Repository) -> Path | None:
+        """Return the index that git names if it is one of `repository`, else None."""
+        if self.index is None:
+            return None
+        git_dir = self.git_dir or git.find_repository(".").git_dir
+        return self.index if git_dir.samefile(repository.git_dir) else None
 
 
-def index_of_hook() -> Path | None:
-    """Return the index that git names to a hook, None where it names none."""
-    name = os.environ.get("GIT_INDEX_FILE")
-    return Path(os.path.abspath(name)) if name else None
+def named_to_hook() -> Named:
+    """Return what git names to the hook that calls us, as it is called."""
+    index, git_dir = os.environ.get("GIT_INDEX_FILE"), os.environ.get("GIT_DIR")
+    return Named(*(Path(os.path.abspath(name)) if name else None for name in (index, git_dir)))

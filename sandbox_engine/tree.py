@@ -123,17 +123,20 @@ def restored(store: Store, candidate: CandidateTree, paths: Set[bytes]) -> Candi
 
 
 def candidate_of(store: Store, base: CommitId, base_tree: TreeId, id: TreeId) -> CandidateTree:
-    """Return the candidate that makes the tree `id`, whose objects are there, out of `base`."""
-    old, new = _root(store, base_tree), _root(store, id)
-    paths = list(differences(store, base_tree, id))
-    return CandidateTree(
-        id,
-        base,
-        base_tree,
-        before={path: _read(store.objects, old, path) for path in paths},
-        after={path: _read(store.objects, new, path) for path in paths},
-        renames={},
-    )
+    """Return the candidate that makes the tree `id` out of `base`.
+
+    Raise GitError where an object is not there, as in a partial clone.
+    """
+    import pygit2
+
+    try:
+        old, new = _root(store, base_tree), _root(store, id)
+        paths = list(differences(store, base_tree, id))
+        before = {path: _read(store.objects, old, path) for path in paths}
+        after = {path: _read(store.objects, new, path) for path in paths}
+    except (KeyError, pygit2.GitError) as error:
+        raise git.foreign_failure(error, "what changes cannot be read") from error
+    return CandidateTree(id, base, base_tree, before, after, renames={})
 
 
 def _names(folder: pygit2.Tree) -> list[bytes]:

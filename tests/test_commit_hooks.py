@@ -227,19 +227,163 @@ def test_a_wrong_word_is_refused(
         assert ended.value.code == 2
 
 
-def test_another_repository_than_that_of_the_folder_is_not_judged(
-    hooked: GitBox, tmp_path: Path
-) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    (elsewhere / "inner").mkdir(parents=True)
-    subprocess.run(["git", "init", "-q", elsewhere], check=True)
-    (elsewhere / "inner" / "calc.py").write_text("def (\n")
-    words = [f"--git-dir={hooked.top}/.git", f"--work-tree={elsewhere}/inner"]
+def syntax_of(box: GitBox, *words: str, cwd: Path | None = None, **variables: str) -> str:
+    """Return what `validate --staged` says when git calls it with `variables`."""
     done = subprocess.run(
-        ["git", *words, "commit", "-qam", "x"],
-        cwd=elsewhere / "inner",
+        [*ENGINE, "validate", "--staged", "--strategy", "SYNTAX_ONLY", *words],
+        cwd=cwd or box.top,
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 1 and "and this folder belongs to" in done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", ["json.py", "argparse.py", "sandbox_engine/__init__.py"])
+def test_files_of_the_project_are_not_imported(hooked: GitBox, name: str) -> None:
+    hooked.write({name: "raise SystemExit(0)\n", "calc.py": "def (\n"})
+    hooked.git("add", ".")
+    code, said = commit(hooked, "-m", "shadow")
+    assert code == 1 and "syntax-error calc.py:1" in said
+
+
+def test_a_folder_of_hooks_may_be_called_anything(project: GitBox) -> None:
+    project.git("config", "core.hooksPath", "my 'hooks'\nare here\n")
+    path = commit_hooks.install(project.top, ["--strategy", "SYNTAX_ONLY"]).path
+    assert path.parent == project.top / "my 'hooks'\nare here\n"
+    project.write({"calc.py": "def (\n"})
+    assert commit(project, "-a", "-m", "broken")[0] == 1
+    assert commit_hooks.uninstall(project.top)
+
+
+def test_hooks_that_are_switched_off_are_not_there(project: GitBox) -> None:
+    project.git("config", "core.hooksPath", "/dev/null")
+    assert main(["hook", "status", "--repo", str(project.top)]) == 1
+    assert main(["hook", "uninstall", "--repo", str(project.top)]) == 0
+    with pytest.raises(UsageError, match="not of this repository alone"):
+        commit_hooks.install(project.top)
+
+
+def test_a_monitor_of_the_users_is_not_asked(project: GitBox, tmp_path: Path) -> None:
+    monitor = tmp_path / "monitor"
+    monitor.write_text(f"#!/bin/sh\necho asked >> '{tmp_path}/asked'\nexit 1\n")
+    monitor.chmod(0o755)
+    project.git("config", "core.fsmonitor", str(monitor))
+    project.git("update-index", "--fsmonitor")
+    project.write({"calc.py": "def (\n"})
+    project.git("add", "calc.py")
+    (tmp_path / "asked").unlink()
+    assert "syntax-error" in syntax_of(project, GIT_INDEX_FILE=".git/index")
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_split_index_is_not_split_anew(project: GitBox) -> None:
+    project.git("update-index", "--split-index")
+    project.write({f"new{number}.py": "N = 1\n" for number in range(40)})
+    project.git("-c", "splitIndex.maxPercentChange=100", "add", ".")
+    project.git("config", "core.splitIndex", "true")
+    project.git("config", "splitIndex.maxPercentChange", "0")
+    before = sorted(path.name for path in (project.top / ".git").iterdir())
+    assert "PASSED: syntax: 40 changed files" in syntax_of(project, GIT_INDEX_FILE=".git/index")
+    assert sorted(path.name for path in (project.top / ".git").iterdir()) == before
+
+
+def test_the_repository_is_the_one_that_git_names(project: GitBox, tmp_path: Path) -> None:
+    """Whoever keeps settings in a bare repository has a work tree that does not lead to it."""
+    bare, away = tmp_path / "settings.git", project.top / "away"
+    project.git("clone", "-q", "--bare", ".", str(bare))
+    away.mkdir()
+    there = (f"--git-dir={bare}", f"--work-tree={away}", "-C", str(away))
+    identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+    project.git(*there, "checkout", "-q", "HEAD", "--", ".")
+    commit_hooks.install(bare, ["--strategy", "SYNTAX_ONLY"])
+    for content, code in (("X = 1\n", 0), ("def (\n", 1)):
+        (away / "calc.py").write_text(content)
+        words = ["git", *there, *identity, "commit", "-q", "-a", "-m", "one"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == code and "sandbox-engine: " in done.stderr
+        assert ("syntax-error calc.py:1" in done.stderr) == bool(code)
+
+
+def test_the_index_of_another_repository_is_not_judged(project: GitBox, tmp_path: Path) -> None:
+    other = GitBox(tmp_path / "other")
+    other.commit({"calc.py": "X = 1\n"})
+    project.write({"calc.py": "def (\n"})
+    project.git("add", "calc.py")
+    index = {"GIT_INDEX_FILE": str(project.top / ".git" / "index")}
+    assert "syntax-error" in syntax_of(project, **index)
+    assert "nothing is staged" in syntax_of(project, "--repo", str(other.top), **index)
+    other.git("worktree", "add", "-q", str(tmp_path / "linked"))
+    (tmp_path / "linked" / "calc.py").write_text("def (\n")
+    subprocess.run(["git", "add", "."], cwd=tmp_path / "linked", check=True)
+    names = {"GIT_DIR": str(other.top / ".git" / "worktrees" / "linked")}
+    names["GIT_INDEX_FILE"] = f"{names['GIT_DIR']}/index"
+    assert "syntax-error calc.py:1" in syntax_of(other, **names)
+
+
+def test_where_nothing_can_be_staged_is_told(project: GitBox, tmp_path: Path) -> None:
+    project.git("clone", "-q", "--bare", ".", str(tmp_path / "bare.git"))
+    assert "has no work tree" in syntax_of(project, cwd=tmp_path / "bare.git")
+    project.git("init", "-q", "--object-format=sha256", str(tmp_path / "sha256"))
+    assert "SHA256 objects" in syntax_of(project, cwd=tmp_path / "sha256")
+    assert "nothing is staged, so nothing was judged" in syntax_of(project)
+
+
+def test_what_git_was_told_by_variables_is_not_passed_on(project: GitBox) -> None:
+    listed = project.git("rev-parse", "--local-env-vars").split()
+    assert all(name.startswith("GIT_") for name in listed)
+    project.write({"calc.py": "def (\n"})
+    project.git("add", "calc.py")
+    odd = dict.fromkeys(listed, "/nonexistent")
+    odd |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.bare", "GIT_CONFIG_VALUE_0": "true"}
+    odd |= {"GIT_CONFIG_PARAMETERS": "'core.worktree=/tmp'", "GIT_INDEX_FILE": ".git/index"}
+    assert "syntax-error calc.py:1" in syntax_of(project, **odd)
+    # And so a hook may as well judge a patch.
+    (project.top / "bad.diff").write_bytes(project.diff_to({"calc.py": "def (\n"}))
+    done = subprocess.run(
+        [*ENGINE, "validate", "bad.diff", "--strategy", "SYNTAX_ONLY"],
+        cwd=project.top,
+        env={**os.environ, **odd},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "syntax-error calc.py:1" in done.stdout
+
+
+def test_commits_in_several_work_trees_at_once_are_judged(hooked: GitBox, tmp_path: Path) -> None:
+    children = []
+    for number in range(4):
+        linked = tmp_path / f"linked{number}"
+        hooked.git("worktree", "add", "-q", str(linked))
+        (linked / "calc.py").write_text("def (\n" if number % 2 else f"X = {number}\n")
+        words = ["git", "commit", "-q", "-a", "-m", "one"]
+        children.append(subprocess.Popen(words, cwd=linked, stderr=subprocess.PIPE, text=True))
+    for number, child in enumerate(children):
+        said = child.communicate()[1]
+        assert (child.returncode, "syntax-error" in said) == (number % 2, bool(number % 2)), said
+
+
+def test_what_a_partial_clone_has_left_out_is_told(project: GitBox, tmp_path: Path) -> None:
+    project.commit({"far/away.py": "X = 1\n"})
+    project.git("config", "uploadpack.allowFilter", "true")
+    clone = tmp_path / "clone"
+    words = ("--filter=blob:none", "--sparse", f"file://{project.top}", str(clone))
+    project.git("clone", "-q", *words)
+    (clone / "calc.py").write_text("X = 2\n")
+    subprocess.run(["git", "add", "."], cwd=clone, check=True)
+    assert "PASSED" in syntax_of(project, cwd=clone)
+    remove = ["git", "rm", "-q", "-r", "--sparse", "--cached", "far"]
+    subprocess.run(remove, cwd=clone, check=True)
+    said = syntax_of(project, cwd=clone)
+    assert "what changes cannot be read" in said and "`git fetch --refetch`" in said
+
+
+def test_the_configuration_that_was_named_is_used(project: GitBox, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text('syntax_exclude = ["calc.py"]\n')
+    words = ["--strategy", "SYNTAX_ONLY", "--config", os.path.relpath(tmp_path / "own.toml")]
+    assert main(["hook", "install", "--repo", str(project.top), *words]) == 0
+    project.write({"calc.py": "def (\n"})
+    assert commit(project, "-a", "-m", "excluded")[0] == 0

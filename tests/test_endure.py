@@ -23,11 +23,21 @@ import pytest
 _SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 sys.path.insert(0, str(_SCRIPTS))
 
-from endurance import engines, full_disk, kills, project, scanning, together, traces  # noqa: E402
+from endurance import (  # noqa: E402
+    committing,
+    cycling,
+    engines,
+    full_disk,
+    kills,
+    project,
+    scanning,
+    together,
+    traces,
+)
 from endurance.driver import Trigger  # noqa: E402
 from endurance.project import Draw, Problem, World  # noqa: E402
 
-from sandbox_engine import Analyser, Scanner, watch  # noqa: E402
+from sandbox_engine import Analyser, Scanner, commit_hooks, watch  # noqa: E402
 from sandbox_engine.analysis.stamps import Stamp  # noqa: E402
 
 
@@ -375,7 +385,7 @@ def test_faults_are_spread_evenly() -> None:
 # Scans and caches.
 
 
-def _endure_scans(*arguments: str) -> str:
+def _endure_alone(*arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, str(_SCRIPTS / "endure"), *arguments, "--seed", "3"],
         capture_output=True,
@@ -387,7 +397,7 @@ def _endure_scans(*arguments: str) -> str:
 
 
 def test_scans_are_right_after_a_few_sequences_of_edits() -> None:
-    said = _endure_scans("scans", "--sequences", "12", "--flood", "500")
+    said = _endure_alone("scans", "--sequences", "12", "--flood", "500")
     for state in scanning.STATES:
         assert re.search(rf"^{state} +3 +\d+ +\d+ +0$", said, re.MULTILINE), said
     # With a watcher most scans do without a sweep.
@@ -395,7 +405,7 @@ def test_scans_are_right_after_a_few_sequences_of_edits() -> None:
 
 
 def test_caches_survive_a_few_kills_and_damages() -> None:
-    said = _endure_scans("caches", "--kills", "5", "--damages", "10")
+    said = _endure_alone("caches", "--kills", "5", "--damages", "10")
     assert re.search(r"^killed +5 +0$", said, re.MULTILINE)
     assert re.search(r"^damaged +10 +0$", said, re.MULTILINE)
 
@@ -436,3 +446,76 @@ def test_a_cache_that_is_believed_though_it_is_damaged_is_found(
         connection.close()
         scanner.scan()
     assert scanning._is_wrong(tmp_path)
+
+
+# Commits.
+
+
+def test_commits_in_every_way_are_right() -> None:
+    said = _endure_alone("commits", "--each", "1")
+    for way in committing.WAYS:
+        assert re.search(rf"^{way} +1 +0$", said, re.MULTILINE), said
+
+
+_WRONG_HOOKS = {
+    "git add mine.txt": "the commit has the tree",
+    "echo more >> mine.txt": "is not as it was",
+    "git update-index --refresh; touch untracked.py; git add -N untracked.py": "tells otherwise",
+    "git stash -q --keep-index": "`git stash list` tells otherwise",
+    "unset GIT_INDEX_FILE": "judged were",
+    "SKIP_SANDBOX_ENGINE=1; export SKIP_SANDBOX_ENGINE": "judged were []",
+    "exit 1": "git refused it",
+}
+
+
+@pytest.mark.parametrize("first", _WRONG_HOOKS)
+def test_a_hook_that_is_wrong_is_found(
+    first: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install = commit_hooks.install
+
+    def install_wrong(top: Path, arguments: list[str]) -> None:
+        path = install(top, arguments).path
+        path.write_text(path.read_text().replace("exec ", f"{first}\nexec "))
+
+    monkeypatch.setattr(commit_hooks, "install", install_wrong)
+    assert committing.commits(1, 3, ["commit FILE"]) >= 1
+    assert _WRONG_HOOKS[first] in capsys.readouterr().err
+
+
+# Cycles.
+
+
+def test_cycles_survive_a_few_kills() -> None:
+    said = _endure_alone("cycles", "--times", "4")
+    assert re.search(r"^killed +4$", said, re.MULTILINE)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> cycling.Place:
+    made = cycling.Place(tmp_path)
+    assert [*made._torn(), *made._forgotten()] == []
+    return made
+
+
+def test_what_a_killed_agent_tears_is_found(place: cycling.Place) -> None:
+    (place.top / ".git" / "index.lock").touch()
+    assert list(place._torn()) == ["lock: index.lock stayed"]
+    (place.top / ".git" / "index.lock").unlink()
+    place.git("commit", "-q", "-m", "what the user has staged")
+    status, branch = place._torn()
+    assert status.startswith("work tree: ") and "changes ['staged.txt']" in branch
+
+
+def test_what_a_killed_agent_forgets_is_found(place: cycling.Place) -> None:
+    place.acknowledged.add(1)
+    assert list(place._forgotten()) == ["log: acknowledged cycles [1] are not in it"]
+
+
+def test_an_edit_that_a_killed_agent_loses_is_found(
+    place: cycling.Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycling, "_SETTLES_S", 0.0)
+    place.configure("http://127.0.0.1:9")
+    place.git("checkout", "mine.txt")
+    assert "edit: `mine.txt` is not as the user left it" in place.kill_one(0.1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -181,6 +183,44 @@ def test_the_projects_own_environment_is_found_first(
     box.git("worktree", "add", "-q", str(tmp_path / "linked"))
     linked = git.find_repository(tmp_path / "linked")
     assert choose_interpreter(None, linked) == str(box.top / ".venv" / "bin" / "python")
+
+
+@pytest.mark.parametrize("mark", [".install_state_v2", ".prek-hook.json"])
+def test_an_environment_that_is_made_for_us_alone_is_not_the_projects(
+    box: GitBox, tmp_path: Path, mark: str
+) -> None:
+    box.commit({"a": "a"})
+    for name in ("ours", "active"):
+        venv.create(tmp_path / name, symlinks=True)
+        (packages,) = (tmp_path / name).glob("lib/python*/site-packages")
+        (packages / "engine.pth").write_text(
+            f"{sysconfig.get_path('purelib')}\n{Path(__file__).parent.parent}\n"
+        )
+    (tmp_path / "ours" / mark).touch()
+    question = (
+        "from sandbox_engine import git, interpreter\n"
+        "print(interpreter.choose_interpreter(None, git.find_repository('.')))"
+    )
+
+    def chosen(*folders: Path) -> str:
+        done = subprocess.run(
+            [str(tmp_path / "ours" / "bin" / "python"), "-c", question],
+            cwd=box.top,
+            env={
+                **os.environ,
+                "PATH": os.pathsep.join([f"{tmp_path}/ours/bin", *map(str, folders), "/nowhere"]),
+                "VIRTUAL_ENV": str(tmp_path / "ours"),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    git_folder = Path(shutil.which("git") or "").parent
+    assert chosen(tmp_path / "active" / "bin", git_folder) == f"{tmp_path}/active/bin/python"
+    venv.create(box.top / ".venv", symlinks=True)
+    assert chosen(tmp_path / "active" / "bin", git_folder) == f"{box.top}/.venv/bin/python"
 
 
 def test_a_missing_pytest_names_the_command_that_installs_it(box: GitBox) -> None:

@@ -1,133 +1,204 @@
-"""Our hooks in the frameworks that people have: pre-commit and prek, really installed, on real git.
+"""The hooks of `.pre-commit-hooks.yaml`, used as a project uses them: by pre-commit, and by prek.
 
-Each framework makes an environment of its own with this project in it, once for all tests.
+Both install this project, with its files as they are now, into environments of their own.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
-from conftest import GitBox
+import yaml
+from conftest import CODE, TESTS, GitBox
 
-from sandbox_engine import Engine
+from sandbox_engine import commit_hooks
 
-ROOT = Path(__file__).parent.parent
-BETTER = {"calc.py": "def add(a, b):\n    return b + a\n"}
-FRAMEWORKS = ("pre-commit", "prek")
-CONFIG = """\
-default_install_hook_types: [pre-commit, pre-push]
-repos:
-- repo: {source}
-  rev: {revision}
-  hooks:
-  - id: sandbox-engine-validate
-"""
+_ROOT = Path(__file__).resolve().parent.parent
+_BIN = Path(sys.executable).parent
+_SYNTAX, _VALIDATE = _HOOKS = ("sandbox-engine-syntax", "sandbox-engine-validate")
+_BROKEN = CODE.replace("a + b", "a - b")
+
+# They share environments that take long to make.
+pytestmark = pytest.mark.xdist_group("frameworks")
+both = pytest.mark.parametrize("tool", ["pre-commit", "prek"])
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This project as it is in the work tree, as a repository that a framework can clone."""
-    top = tmp_path_factory.mktemp("source") / "sandbox-engine"
-    names = (
-        "sandbox_engine",
-        "agent",
-        "docs",
-        "setup.cfg",
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-    )
-    top.mkdir()
-    for name in (*names, ".pre-commit-hooks.yaml"):
-        if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(ROOT / name, top / name, ignore=ignored)
-        else:
-            shutil.copy(ROOT / name, top / name)
-    identity = ("-c", "user.name=a", "-c", "user.email=a@localhost")
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
-        subprocess.run(["git", *identity, *words], cwd=top, check=True)
-    return top
+def source(tmp_path_factory: pytest.TempPathFactory) -> GitBox:
+    """This project in a repository of its own."""
+    probe = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-cache-dir",
+             "--retries", "0", "--timeout", "10", "-d", str(tmp_path_factory.mktemp("probe")),
+             "inotify_simple"]  # fmt: skip
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("the package index cannot be reached, or pip is not installed")
+    box = GitBox(tmp_path_factory.mktemp("source") / "engine")
+    question = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = subprocess.run(["git", *question], cwd=_ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, os.fsdecode(listed).split("\0")):
+        if (_ROOT / name).is_file() and not name.startswith("tests/"):
+            (box.top / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(_ROOT / name, box.top / name)
+    box.git("add", "--all", "--force")
+    box.git("commit", "-q", "-m", "as it is now")
+    return box
 
 
-@pytest.fixture(scope="session", params=FRAMEWORKS)
-def framework(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, dict[str, str]]:
-    """A framework's program, and the variables that say where it keeps its environments."""
-    program = Path(sys.executable).with_name(request.param)
-    if not program.exists():
-        pytest.skip(f"{request.param} is not installed beside the interpreter of the tests")
-    home = str(tmp_path_factory.mktemp("home"))
-    return str(program), {"PRE_COMMIT_HOME": home, "PREK_HOME": home}
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pre-commit and prek keep what they install, which is done once."""
+    return tmp_path_factory.mktemp("environments")
 
 
-def run(words: list[str], box: GitBox, variables: dict[str, str]) -> tuple[int, str]:
-    path = f"{sys.prefix}/bin:{os.environ['PATH']}"
+@pytest.fixture
+def hooked(
+    project: GitBox, source: GitBox, environments: Path, monkeypatch: pytest.MonkeyPatch
+) -> GitBox:
+    """The project, configured to use both hooks."""
+    monkeypatch.setenv("PRE_COMMIT_HOME", str(environments / "pre-commit"))
+    monkeypatch.setenv("PREK_HOME", str(environments / "prek"))
+    for name in ("PIP_CACHE_DIR", "UV_CACHE_DIR"):
+        monkeypatch.setenv(name, str(environments / name))
+    monkeypatch.setenv("PATH", str(_BIN), prepend=os.pathsep)
+    hooks = [{"id": one} for one in _HOOKS]
+    config = {"repos": [{"repo": str(source.top), "rev": source.head, "hooks": hooks}]}
+    project.commit({".pre-commit-config.yaml": yaml.safe_dump(config)})
+    return project
+
+
+def run(box: GitBox, *words: str, **variables: str) -> tuple[int, str]:
+    """Run a command in the project, and return its exit code and all that it showed."""
+    if words[0] in ("pre-commit", "prek") and shutil.which(words[0]) is None:
+        pytest.skip(f"`{words[0]}` is not installed; the extra `test` has it")
     done = subprocess.run(
         words,
         cwd=box.top,
-        env={**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": path, **variables},
+        env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
-    if "No matching distribution" in done.stdout or "Could not find a version" in done.stdout:
-        pytest.skip("the package index cannot be reached, so no environment can be made")
     assert "Traceback" not in done.stdout
     return done.returncode, done.stdout
 
 
-def test_commits_and_pushes_are_judged(
-    project: GitBox, source: Path, framework: tuple[str, dict[str, str]], tmp_path: Path
+def commit(box: GitBox, content: str, *words: str, **variables: str) -> tuple[int, str]:
+    box.write({"calc.py": content})
+    box.git("add", "calc.py")
+    return run(box, "git", "commit", "-q", "-m", "one", *words, **variables)
+
+
+def test_they_can_be_tried(hooked: GitBox, source: GitBox) -> None:
+    hooked.write({"calc.py": _BROKEN})
+    hooked.git("add", "calc.py")
+    code, said = run(hooked, "pre-commit", "try-repo", str(source.top))
+    assert code == 1
+    assert re.search(r"^sandbox-engine, syntax alone\.+Passed$", said, re.MULTILINE)
+    assert re.search(r"^sandbox-engine\.+Failed$", said, re.MULTILINE)
+    assert "tests/test_calc.py::test_add" in said
+    code, said = run(hooked, "prek", "try-repo", str(source.top), _SYNTAX)
+    assert code == 0 and re.search(r"^sandbox-engine, syntax alone\.+Passed$", said, re.MULTILINE)
+
+
+@both
+def test_commits_and_pushes_are_judged(hooked: GitBox, tmp_path: Path, tool: str) -> None:
+    assert run(hooked, tool, "install", "-t", "pre-commit", "-t", "pre-push")[0] == 0
+    remote = tmp_path / "remote.git"
+    hooked.git("init", "-q", "--bare", str(remote))
+    hooked.git("remote", "add", "origin", str(remote))
+    quick = {"SKIP": _VALIDATE}
+    code, said = commit(hooked, CODE.replace("a + b", "b + a"), **quick)
+    assert code == 0 and said.count("Passed") == 1, said
+    # What is in the work tree alone is neither judged nor lost.
+    hooked.write({"tests/test_calc.py": "def (\n"})
+    code, said = commit(hooked, "def (\n")
+    assert code == 1 and said.count("Failed") == said.count("syntax-error calc.py:1") == 2
+    code, said = commit(hooked, "def (\n", **quick)
+    assert code == 1 and said.count("Skipped") == said.count("Failed") == 1
+    assert (hooked.top / "tests/test_calc.py").read_text() == "def (\n"
+    hooked.git("checkout", "-q", "HEAD", ".")
+    # A push: with nothing at the remote, and with what is there already.
+    assert run(hooked, "git", "push", "-q", "origin", "main", **quick)[0] == 0
+    assert commit(hooked, "def (\n", "--no-verify")[0] == 0
+    code, said = run(hooked, "git", "push", "-q", "origin", "main", **quick)
+    assert code == 1 and "sandbox-engine: REJECTED" in said
+    assert "`SKIP_SANDBOX_ENGINE=1 git push ...` pushes all the same" in said
+    # Without a push or a commit it is not said that all is well.
+    code, said = run(hooked, tool, "run", "--all-files", "--verbose", _SYNTAX)
+    assert code == 0 and "nothing is staged, so nothing was judged" in said
+    arguments = ("--from-ref", "HEAD^", "--to-ref", "HEAD")
+    code, said = run(hooked, tool, "run", *arguments, "--hook-stage", "manual", _SYNTAX)
+    assert code == 1 and "sandbox-engine: REJECTED" in said
+
+
+@both
+def test_a_first_push_is_judged(hooked: GitBox, tmp_path: Path, tool: str) -> None:
+    hooked.git("init", "-q", "--bare", str(tmp_path / "remote.git"))
+    hooked.git("remote", "add", "origin", str(tmp_path / "remote.git"))
+    hooked.commit({"calc.py": "def (\n"})
+    assert run(hooked, tool, "install", "-t", "pre-push")[0] == 0
+    code, said = run(hooked, "git", "push", "-q", "origin", "main", SKIP=_VALIDATE)
+    assert code == 1 and "syntax-error calc.py:1" in said
+
+
+def _environment(folder: Path) -> Path:
+    """Make an environment that alone has `needed`, which the tests import."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "needed.py").write_text("HERE = True\n")
+    return packages
+
+
+@both
+def test_tests_are_run_by_the_interpreter_of_the_project(
+    hooked: GitBox, tmp_path: Path, tool: str
 ) -> None:
-    program, variables = framework
-    if program.endswith("pre-commit"):
-        # It makes an environment for this alone; once is enough.
-        try_out(program, project, source, variables)
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=source, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    project.commit({".pre-commit-config.yaml": CONFIG.format(source=source, revision=revision)})
-    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "other.git"], check=True)
-    project.git("remote", "add", "origin", str(tmp_path / "other.git"))
-    project.git("push", "-q", "origin", "main")
-    assert run([program, "install"], project, variables)[0] == 0
-
-    project.write({"calc.py": "def add(a, b):\n    return a - b\n"})
-    code, said = run(["git", "commit", "-qam", "worse"], project, variables)
-    assert code == 1 and "regressed tests/test_calc.py::test_add" in said
-    code, said = run(["git", "commit", "-nqam", "worse"], project, variables)
-    assert code == 0
-    code, said = run(["git", "push", "-q", "origin", "main"], project, variables)
-    assert code == 1 and "regressed tests/test_calc.py::test_add" in said
-    project.write(BETTER)
-    assert run(["git", "commit", "-qam", "better"], project, variables)[0] == 0
-    assert run(["git", "push", "-q", "origin", "main"], project, variables)[0] == 0
-    assert project.git("ls-remote", "origin", "main").startswith(project.head)
-    # The framework's own environment is active, in front of the one that was.
-    receipt = Engine(project.top).recall().receipt
-    assert receipt is not None
-    assert receipt.environment["interpreter"].endswith(f" {sys.prefix}/bin/python")
+    hooked.commit({"tests/test_calc.py": f"import needed\n{TESTS}"})
+    assert run(hooked, tool, "install")[0] == 0
+    active = _environment(tmp_path / "active")
+    path = f"{tmp_path / 'active' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    variables = {"PATH": path, "VIRTUAL_ENV": str(tmp_path / "active"), "SKIP": _SYNTAX}
+    code, said = commit(hooked, CODE.replace("a + b", "b + a"), **variables)
+    assert code == 1 and f"`{tmp_path}/active/bin/python` has no pytest" in said
+    assert "a `.venv` of the project" in said
+    (active / "ours.pth").write_text(sysconfig.get_path("purelib"))
+    code, said = commit(hooked, CODE.replace("a + b", "b + a"), **variables)
+    assert code == 0, said
 
 
-def try_out(program: str, project: GitBox, source: Path, variables: dict[str, str]) -> None:
-    words = [program, "try-repo", str(source), "sandbox-engine-syntax", "--verbose"]
-    stage(project, BETTER)
-    code, said = run(words, project, variables)
-    assert code == 0 and "sandbox-engine: PASSED" in said
-    stage(project, {"calc.py": "def add(:\n"})
-    code, said = run(words, project, variables)
-    assert code == 1 and "REJECTED" in said and "calc.py:1" in said
-    project.git("reset", "-q", "--hard")
+def test_each_may_be_installed_over_the_other(hooked: GitBox) -> None:
+    earlier = hooked.top / ".git" / "hooks" / "pre-commit"
+    earlier.parent.mkdir(exist_ok=True)
+    earlier.write_text("#!/bin/sh\necho first >&2\n")
+    earlier.chmod(0o755)
+    commit_hooks.install(hooked.top, ["--strategy", "SYNTAX_ONLY"])
+    # It moves ours, which must still find what it runs first.
+    assert run(hooked, "pre-commit", "install")[0] == 0
+    assert not commit_hooks.status(hooked.top).is_installed
+    code, said = commit(hooked, "X = 1\n", SKIP=_VALIDATE)
+    assert code == 0 and said.count("first") == said.count("PASSED") == 1
+    assert run(hooked, "pre-commit", "uninstall")[0] == 0
+    assert commit_hooks.status(hooked.top).has_earlier
+    assert commit_hooks.uninstall(hooked.top)
+    # And ours over theirs.
+    earlier.unlink()
+    assert run(hooked, "pre-commit", "install")[0] == 0
+    assert commit_hooks.install(hooked.top, ["--strategy", "SYNTAX_ONLY"]).has_earlier
+    code, said = commit(hooked, "X = 2\n", SKIP=_VALIDATE)
+    assert code == 0 and said.index("Passed") < said.index("sandbox-engine: PASSED")
 
 
-def stage(box: GitBox, files: dict[str, str]) -> None:
-    box.write(files)
-    box.git("add", "-A")
+def test_each_that_calls_the_other_ends(hooked: GitBox) -> None:
+    commit_hooks.install(hooked.top, ["--strategy", "SYNTAX_ONLY"])
+    assert run(hooked, "pre-commit", "install")[0] == 0
+    assert commit_hooks.install(hooked.top, ["--strategy", "SYNTAX_ONLY"]).has_earlier
+    code, said = commit(hooked, "def (\n", SKIP=",".join(_HOOKS))
+    assert code == 1 and said.count("sandbox-engine: REJECTED") == 1
+    code, said = commit(hooked, "X = 1\n", SKIP=",".join(_HOOKS))
+    assert code == 0 and said.count("sandbox-engine: PASSED") == 2

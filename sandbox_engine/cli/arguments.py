@@ -79,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"sandbox-engine {VERSION}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _validate_arguments(_command(commands, "validate", validating.validate, "judge a patch"))
-    _hook_arguments(_command(commands, "hook", None, "judge each commit before it is made"))
+    _hook_arguments(
+        _command(commands, "hook", None, "judge what is committed or pushed before it is")
+    )
     show = _command(commands, "show", looking.show, "show a verdict that was given")
     show.add_argument(
         "verdict",
@@ -377,16 +379,9 @@ def _mebibytes(text: str) -> int:
 
 def _hook_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    install = _command(actions, "install", hooking.install, "put the hook in")
+    install = _command(actions, "install", hooking.install, "put the pre-commit hook in")
+    install.add_argument("--pre-push", action="store_true", help="the pre-push hook instead")
     install.add_argument("--strategy", metavar="NAME", help="what to run (as configured)")
     install.add_argument("--lenient", action="store_true", help="let pass what cannot be judged")
-    out = _command(
-        actions, "uninstall", hooking.uninstall, "take it out, and put an earlier one back"
-    )
-    status = _command(
-        actions, "status", hooking.status, "tell whether it is in; exit code 1: it is not"
-    )
-    for action in (install, out, status):
-        action.add_argument(
-            "--pre-push", action="store_true", help="the hook of pushes, not that of commits"
-        )
+    _command(actions, "uninstall", hooking.uninstall, "take them out, and put earlier ones back")
+    _command(actions, "status", hooking.status, "tell which are in; exit code 1: none is")

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 def validate(options: argparse.Namespace) -> int:
     """Judge what was named."""
     _check(options)
+    _refuse_ignored(options)
     form = outputs.on_stdout(options.outputs)
-    if options.staged or options.pushed is not None:
-        return hooking.judge(options, form)
+    if options.staged:
+        return hooking.judge_staged(options, form)
+    if options.pushed is not None:
+        return hooking.judge_pushed(options, form)
     from sandbox_engine import cleaning, verification
 
     if options.receipt is not None:
@@ -57,6 +60,28 @@ def _check(options: argparse.Namespace) -> None:
             remedy="give one PATCH or more, `--from-branch`, `--range`, `--staged` or `--pushed`; "
             "`sandbox-engine validate --help` has examples",
         )
+
+
+def _refuse_ignored(options: argparse.Namespace) -> None:
+    """Raise UsageError for what has no meaning for the thing that was named."""
+    from sandbox_engine.errors import UsageError
+
+    is_hook = options.staged or options.pushed is not None
+    is_range, is_branch = options.range is not None, options.from_branch is not None
+    for option, is_given, has_no_meaning in (
+        ("--receipt", options.receipt, is_hook or is_range),
+        ("--require", options.require, is_hook),
+        ("--keep", options.keep, is_hook),
+        ("--explain", options.explain, is_hook or is_range or is_branch),
+        ("--format", options.format, is_hook or is_range or is_branch),
+        ("--base", options.base != "HEAD", is_hook or is_range),
+        ("--lenient", options.lenient, not is_hook),
+    ):
+        if is_given and has_no_meaning:
+            raise UsageError(
+                f"`{option}` has no meaning for what was named",
+                remedy="`sandbox-engine validate --help` says what goes with what",
+            )
 
 
 def _candidates(engine: Engine, options: argparse.Namespace) -> tuple[list[Candidate], bool]:

@@ -28,9 +28,13 @@ def describe(verdict: Verdict) -> str:
     return "\n".join(safe(line) for line in _lines(verdict))
 
 
-def brief(verdict: Verdict) -> str:
-    """Return what a committer needs of `verdict`: one line if it passed, else why not."""
-    lines = [f"sandbox-engine: {verdict.outcome}: {verdict.reason}"]
+def brief(verdict: Verdict, of: str = "") -> str:
+    """Return what a committer needs of `verdict`: one line if it passed, else why not.
+
+    `of` says what was judged, where there is more than one.
+    """
+    what = f"{of}: " if of else ""
+    lines = [f"sandbox-engine: {what}{verdict.outcome}: {verdict.reason}"]
     if verdict.outcome is not Outcome.PASSED:
         lines += _reasons(verdict)
     return "\n".join(safe(line) for line in lines)

@@ -121,6 +121,13 @@ def _patch(box: Box, draw: random.Random) -> None:
     box.git("commit", "-q", "-p", "-m", "part", text="s\ny\nn\n", check=False)
 
 
+def _interactive(box: Box, draw: random.Random) -> None:
+    box.edit("pkg/m1.py", 0, f"TAKEN = {draw.randrange(10**9)}")
+    box.edit("pkg/m2.py", 0, f"LEFT = {draw.randrange(10**9)}")
+    # `2` is to stage, and asks for files until there is an empty line; `7` is to end.
+    box.git("commit", "-q", "--interactive", "-m", "chosen", text="2\npkg/m1.py\n\n7\n")
+
+
 def _merge(box: Box, draw: random.Random) -> None:
     _conflicting(box, draw)
     box.git("merge", "-q", "other", check=False)
@@ -134,6 +141,15 @@ def _rebase(box: Box, draw: random.Random) -> None:
     _resolve(box, draw)
     box.git("commit", "-q", "-m", "in a rebase")
     box.git("rebase", "--continue")
+
+
+def _executed(box: Box, draw: random.Random) -> None:
+    box.git("stash", "-q", "-u")
+    box.edit("pkg/m4.py", 0, f"FIRST = {draw.randrange(10**9)}")
+    box.git("commit", "-q", "-a", "-m", "first", "--no-verify")
+    script = f"echo E = {draw.randrange(10**9)} > pkg/executed.py && git add . && git commit -qm in"
+    box.git("rebase", "-q", "-i", "--exec", script, "HEAD^")
+    box.git("stash", "pop", "-q")
 
 
 def _cherry_pick(box: Box, draw: random.Random) -> None:
@@ -212,8 +228,10 @@ WAYS: dict[str, Way] = {
     "commit FILE": _only,
     "--amend": _amend,
     "-p": _patch,
+    "--interactive": _interactive,
     "merge": _merge,
     "rebase": _rebase,
+    "rebase --exec": _executed,
     "cherry-pick": _cherry_pick,
     "linked worktree": _linked,
     "subfolder": _below,
