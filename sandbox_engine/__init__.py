@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sandbox_engine.analysis.scanner import Effort, Scan, Scanner, analyse
     from sandbox_engine.cancellation import Cancellation
     from sandbox_engine.config import Config, load_config
-    from sandbox_engine.engine import Engine
+    from sandbox_engine.engine import NOTHING, Engine
     from sandbox_engine.errors import (
         CancelledError,
         CommandMissingError,
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "NOTHING",
     "Analyser",
     "AtomRecord",
     "Author",

@@ -22,6 +22,7 @@ from sandbox_engine.errors import (
     PatchError,
     PreparationError,
     PromotionError,
+    SandboxBusyError,
     StaleBaseError,
     UsageError,
 )
@@ -402,7 +403,7 @@ class Engine:
         """Return a verdict as it is given to whoever asked: timed, and in the log."""
         elapsed_s = round(time.monotonic() - started, 6)
         verdict = dataclasses.replace(verdict, engine_version=VERSION, elapsed_s=elapsed_s)
-        with contextlib.suppress(DiskFullError):
+        with contextlib.suppress(DiskFullError, SandboxBusyError):
             # It is right even if nobody can look back at it.
             self.cache.log(verdict)
         return verdict

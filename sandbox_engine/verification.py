@@ -19,7 +19,7 @@ from pathlib import Path
 from sandbox_engine import disk, git, store, tree
 from sandbox_engine.cache import Cache
 from sandbox_engine.config import Config, load_config
-from sandbox_engine.errors import SandboxError, UsageError
+from sandbox_engine.errors import GitError, SandboxError, UsageError
 from sandbox_engine.receipt import Receipt, parse_receipt, seal
 from sandbox_engine.recipe import Recipe
 from sandbox_engine.run import Run
@@ -129,11 +129,9 @@ def _base(receipt: Receipt, base_tree: TreeId | None) -> Iterator[Claim]:
 
 def _candidate(kept: Store, receipt: Receipt, base_tree: TreeId) -> CandidateTree | None:
     """Return what was judged, as a candidate again; None where its objects are not there."""
-    import pygit2
-
     try:
         return tree.candidate_of(kept, CommitId(receipt.base), base_tree, TreeId(receipt.tree))
-    except (KeyError, ValueError, pygit2.GitError):
+    except (GitError, ValueError):
         return None
 
 

@@ -182,6 +182,12 @@ def engine(project: GitBox) -> Engine:
 
 
 @pytest.fixture
+def no_reruns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what fails not run again, where nothing is to be learnt from that."""
+    monkeypatch.setenv("SANDBOX_ENGINE_RERUNS", "0")
+
+
+@pytest.fixture
 def untouched(project: GitBox) -> Iterator[None]:
     """Assert that the project is bit for bit as it was when the test is over."""
     before = project.snapshot()

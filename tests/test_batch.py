@@ -28,6 +28,7 @@ from sandbox_engine.verdict import CommitId, TreeId
 GOOD = {"calc.py": "def add(a, b):\n    return b + a\n"}
 BAD = {"calc.py": "def add(a, b):\n    return a - b\n"}
 FOUR = [Candidate(str(number), "HEAD", b"") for number in range(4)]
+pytestmark = pytest.mark.usefixtures("no_reruns")
 
 
 def verdict(outcome: Outcome) -> Verdict:

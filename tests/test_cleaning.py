@@ -16,6 +16,8 @@ from test_cli import BREAKING, GOOD, run
 
 from sandbox_engine import Config, Engine, Outcome, Tier, cleaning, kept, store
 
+pytestmark = pytest.mark.usefixtures("no_reruns")
+
 
 def aged(folder: Path, days: float) -> None:
     """Make all below `folder` as old as if nobody had been there for `days`."""
@@ -35,7 +37,7 @@ def test_what_was_not_used_for_long_goes(
 ) -> None:
     if tier is Tier.FULL:
         request.getfixturevalue("full_tier")
-    engine = Engine(project.top, config=Config(isolation=tier))
+    engine = Engine(project.top, config=Config(isolation=tier, reruns=0))
     passed = engine.validate(GOOD)
     failed = engine.validate(BREAKING)
     name = kept.keep(engine.store, failed, "mine")
@@ -116,8 +118,8 @@ def test_a_person_is_told_what_was_freed(project: GitBox) -> None:
 
 
 def test_who_validates_meanwhile_loses_nothing(project: GitBox) -> None:
-    """Forty verdicts beside a cleaner that thinks that everything is old."""
-    config = Config(isolation=Tier.NONE, slots=2)
+    """Twenty verdicts beside a cleaner that thinks that everything is old."""
+    config = Config(isolation=Tier.NONE, slots=2, reruns=0)
     engine = Engine(project.top, config=config)
     chance = random.Random(5)
     over = threading.Event()
@@ -134,7 +136,7 @@ def test_who_validates_meanwhile_loses_nothing(project: GitBox) -> None:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        for number in range(40):
+        for number in range(20):
             text = chance.choice((GOOD, GOOD.replace("# sum", f"# {number % 4}")))
             verdict = engine.validate(text, use_cache=number % 2 == 0, strategy="SYNTAX_ONLY")
             assert verdict.outcome is Outcome.PASSED

@@ -11,6 +11,8 @@ from test_cli import BREAKING, GOOD, SYNTAX, run
 
 from sandbox_engine import Engine, Outcome, UsageError
 
+pytestmark = pytest.mark.usefixtures("no_reruns")
+
 
 def test_what_was_given_is_listed_and_shown_again(project: GitBox, tmp_path: Path) -> None:
     given = [

@@ -21,6 +21,7 @@ from sandbox_engine import store
 
 SLOW = {"test_slow.py": "import time\n\n\ndef test_slow():\n    time.sleep(60)\n"}
 SYNTAX_ONLY = ("--strategy", "SYNTAX_ONLY")
+pytestmark = pytest.mark.usefixtures("no_reruns")
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from test_cli import BREAKING, SYNTAX, run
 
 from sandbox_engine import Engine, UsageError, kept
 
+pytestmark = pytest.mark.usefixtures("no_reruns")
+
 
 def git(folder: Path, *words: str) -> str:
     return subprocess.run(

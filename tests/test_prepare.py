@@ -50,7 +50,7 @@ def made(box: GitBox) -> GitBox:
 
 
 def engine(box: GitBox, tier: Tier, *commands: str, network: bool = False) -> Engine:
-    config = Config(isolation=tier, setup=commands, setup_network=network)
+    config = Config(isolation=tier, setup=commands, setup_network=network, reruns=0)
     return Engine(box.top, config=config)
 
 
@@ -111,7 +111,7 @@ def test_a_patch_of_a_lock_file_is_prepared_for_by_itself(made: GitBox, tier: Ti
 def test_what_fails_is_told_and_nothing_is_kept(
     made: GitBox, tier: Tier, command: str, said: str
 ) -> None:
-    config = Config(isolation=tier, setup=(command,), timeout_s=3.0)
+    config = Config(isolation=tier, setup=(command,), timeout_s=1.5)
     prepared = Engine(made.top, config=config)
     for _ in range(2):
         verdict = prepared.validate(NEW)

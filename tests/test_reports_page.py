@@ -22,6 +22,7 @@ from sandbox_engine.reports.page_style import DARK, LIGHT, TEXT_ON
 from sandbox_engine.verdict import Category, Outcome, StepResult, TestOutcome, TestRecord
 
 VOID = ("meta", "br", "link", "img", "hr", "input")
+pytestmark = pytest.mark.usefixtures("no_reruns")
 
 
 class Reader(html.parser.HTMLParser):
