@@ -31,6 +31,8 @@ from agent.objectives import read_objectives
 from sandbox_engine import IsolationError, Outcome, SandboxBusyError, UsageError
 from sandbox_engine.isolation.tiers import WITHOUT
 
+pytestmark = pytest.mark.usefixtures("no_reruns")
+
 
 @pytest.fixture
 def world(box: GitBox, tmp_path: Path) -> AgentWorld:

@@ -15,6 +15,8 @@ from agent.hephaestus import HephaestusAgent
 from agent.objectives import Objective, Objectives, read_objectives, write_objectives
 from sandbox_engine import Engine
 
+pytestmark = pytest.mark.usefixtures("no_reruns")
+
 
 @pytest.fixture
 def world(box: GitBox, tmp_path: Path) -> AgentWorld:

@@ -21,6 +21,8 @@ from conftest import GitBox
 
 from agent.scripted_model import ScriptedModel
 
+pytestmark = pytest.mark.usefixtures("no_reruns")
+
 
 @pytest.fixture
 def world(box: GitBox, tmp_path: Path) -> AgentWorld:

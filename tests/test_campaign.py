@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 _CAMPAIGN = Path(__file__).resolve().parent.parent / "scripts" / "campaign"
-CYCLES, KILLS = 25, 5
+CYCLES, KILLS = 16, 4
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from conftest import CODE, TESTS, GitBox
 from sandbox_engine import UsageError, commit_hooks
 from sandbox_engine.cli import main
 
+pytestmark = pytest.mark.usefixtures("no_reruns")
+
 ENGINE = [sys.executable, "-m", "sandbox_engine"]
 
 

@@ -32,7 +32,7 @@ from sandbox_engine.recipe import STRATEGIES, Recipe, Step, StepKind
 from sandbox_engine.verdict import Cause, Tier
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "verdict.schema.json"
-pytestmark = pytest.mark.usefixtures("untouched")
+pytestmark = pytest.mark.usefixtures("no_reruns", "untouched")
 
 
 def plan(*operations: dict[str, object]) -> str:

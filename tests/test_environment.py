@@ -21,6 +21,8 @@ from sandbox_engine.interpreter import choose_interpreter, describe_interpreter,
 from sandbox_engine.recipe import Recipe, Step, StepKind
 from sandbox_engine.verdict import Category
 
+pytestmark = pytest.mark.usefixtures("no_reruns")
+
 PACKAGE = {
     ".gitignore": ".venv/\n*.egg-info/\n_version.py\n.env\nnode_modules/\n",
     "pyproject.toml": '[build-system]\nrequires = ["setuptools"]\n'

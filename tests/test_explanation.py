@@ -35,7 +35,7 @@ def edited(*broken: int, harmless: tuple[int, ...] = ()) -> str:
 
 
 def explained(box: GitBox, patch: bytes | str, **settings: int) -> Verdict:
-    engine = Engine(box.top, config=Config(**settings))  # type: ignore[arg-type]
+    engine = Engine(box.top, config=Config(reruns=0, **settings))  # type: ignore[arg-type]
     verdict = engine.validate(patch, explain=True)
     assert verdict.outcome is Outcome.FAILED
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
@@ -115,7 +115,7 @@ def test_answers_are_kept(several: GitBox, tmp_path: Path) -> None:
 
 def test_there_is_nothing_to_tell_of_one_edit_or_of_what_passes(several: GitBox) -> None:
     assert explained(several, several.diff_to({"code_of.py": edited(2)})).explanation is None
-    engine = Engine(several.top)
+    engine = Engine(several.top, config=Config(reruns=0))
     passed = engine.validate(several.diff_to({"code_of.py": edited(harmless=(1, 2))}), explain=True)
     assert passed.outcome is Outcome.PASSED and passed.explanation is None
 

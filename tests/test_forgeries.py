@@ -11,7 +11,7 @@ from script import run
 
 _WAYS = (
     *("control/exit", "control/forged-by-gc", "control/wrap-makereport", "control/entry-points"),
-    *("control/other-code", "control/rewrite-replaced", "code/exit-at-exit", "code/forged-by-gc"),
+    *("control/other-code", "code/exit-at-exit", "code/forged-by-gc"),
     *("code/probe-line", "code/stand-in"),
 )
 

@@ -29,6 +29,8 @@ from sandbox_engine.receipt import Receipt, seal
 from sandbox_engine.slot_sandbox import SlotSandbox
 from sandbox_engine.verdict import TreeId
 
+pytestmark = pytest.mark.usefixtures("no_reruns")
+
 GOOD = {"calc.py": "def add(a, b):\n    return b + a\n", "new/file.py": "x = 1\n"}
 
 

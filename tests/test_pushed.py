@@ -13,6 +13,8 @@ from sandbox_engine import UsageError, commit_hooks, git, pushed
 from sandbox_engine.cli import main
 from sandbox_engine.pushed import Push
 
+pytestmark = pytest.mark.usefixtures("no_reruns")
+
 ZERO = "0" * 40
 
 

@@ -355,7 +355,7 @@ def test_a_test_that_needs_an_earlier_one_is_no_flake(box: GitBox) -> None:
 def test_a_flaky_test_under_control_is_not_taken_for_hidden(box: GitBox) -> None:
     flaky = "import random\n\n\ndef test_flaky():\n    assert random.random() < 0.5\n"
     engine = made(box, {"tests/test_flaky.py": flaky})
-    for number in range(6):
+    for number in range(3):
         # A base that nothing is known of, each time.
         box.commit({"notes.txt": str(number)})
         files = {**SWAP, "tests/test_new.py": f"def test_new():\n    assert {number + 1}\n"}
