@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 _CAMPAIGN = Path(__file__).resolve().parent.parent / "scripts" / "campaign"
-CYCLES, KILLS = 16, 4
+CYCLES, KILLS = 25, 5
 
 
 @pytest.fixture
