@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import GitBox
 
-from sandbox_engine import Engine, Outcome, Verdict
+from sandbox_engine import Engine, Outcome, Verdict, trial
 from sandbox_engine.config import Config
 from sandbox_engine.recipe import Recipe, Step, StepKind
 from sandbox_engine.verdict import Category, Cause
@@ -305,6 +305,14 @@ def test_a_change_of_names_that_tests_use_is_told(box: GitBox) -> None:
     assert judged(box, engine, files, allow_test_changes=True).outcome is Outcome.PASSED
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a test that fails half of the time found out, however slow or lucky the machine is."""
+    monkeypatch.setattr(trial, "_BASE_RERUN_S", 600.0)
+    monkeypatch.setattr(trial, "_BASE_RERUNS", 12)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_flaky_test_is_reported_and_not_blamed(box: GitBox) -> None:
     # Half of all sessions fail, whatever the patch does.
     flaky = "import random\n\n\ndef test_flaky():\n    assert random.random() < 0.5\n"
@@ -352,6 +360,7 @@ def test_a_test_that_needs_an_earlier_one_is_no_flake(box: GitBox) -> None:
     assert judged(box, engine, SWAP).outcome is Outcome.PASSED
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_flaky_test_under_control_is_not_taken_for_hidden(box: GitBox) -> None:
     flaky = "import random\n\n\ndef test_flaky():\n    assert random.random() < 0.5\n"
     engine = made(box, {"tests/test_flaky.py": flaky})
