@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,3 +235,9 @@ def test_what_is_not_current_is_seen(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "not current: docs/reference/settings.md" in done.stdout
     assert "command-line.md" not in done.stdout
+
+
+def test_our_own_settings_name_tests_that_are_there() -> None:
+    settings = tomllib.loads((ROOT / "sandbox-engine.toml").read_text())
+    named = re.findall(r"tests/\w+\.py", str(settings))
+    assert named and [name for name in named if not (ROOT / name).exists()] == []
