@@ -60,7 +60,7 @@ class Terms:
 class Observer:
     """Is told what becomes of each candidate, by its number; this one does nothing with it.
 
-    `ended` and `begun` are called by one thread at a time, `progress` by any.
+    `ended` is called by the thread that asked, `begun` and `progress` by those that judge.
     """
 
     def begun(self, number: int) -> None: ...
@@ -115,8 +115,12 @@ def commits(engine: Engine, revisions: str) -> list[Candidate]:
 
 def pushed(engine: Engine, found: Sequence[Push]) -> list[Candidate]:
     """Return candidates of what is about to be pushed; what changes nothing is left out."""
-    candidates = (Candidate(one.name, one.base or NOTHING, commit=one.tip) for one in found)
-    return [one for one in candidates if engine.has_changes(one.commit or "", one.base)]
+    beside = [(one, one.base or NOTHING) for one in found]
+    return [
+        Candidate(one.name, base, commit=one.tip)
+        for one, base in beside
+        if engine.has_changes(one.tip, base)
+    ]
 
 
 def judge(

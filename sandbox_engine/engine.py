@@ -190,10 +190,9 @@ class Engine:
             return staged.empty_base(self.store), staged.EMPTY_TREE
         return git.resolve_commit(self.repository, base)
 
-    def has_changes(self, commit: str, base: str | None = None) -> bool:
-        """Tell whether the tree of a commit is another one than that of `base`, as above."""
-        made = git.read_commit(self.repository, commit)
-        return made.tree != self._beside(base or next(iter(made.parents), NOTHING))[1]
+    def has_changes(self, commit: str, base: str) -> bool:
+        """Tell whether the tree of a commit is another one than that of `base`, or NOTHING."""
+        return git.resolve_commit(self.repository, commit)[1] != self._beside(base)[1]
 
     def commits(self, revisions: str) -> dict[CommitId, str]:
         """Return the commits of a range such as `main..topic` and their subjects, oldest first.

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import CODE, TESTS, GitBox
 
-from sandbox_engine import UsageError, commit_hooks, git, pushed
+from sandbox_engine import Engine, Outcome, UsageError, batch, commit_hooks, git, pushed
 from sandbox_engine.cli import main
 from sandbox_engine.pushed import Push
+from sandbox_engine.verdict import CommitId
 
 pytestmark = pytest.mark.usefixtures("no_reruns")
 
@@ -253,3 +254,16 @@ def test_a_push_from_a_commit_hook_is_no_commit(project: GitBox, remote: Path) -
     project.write({"calc.py": "def (\n"})
     project.git("commit", "-q", "-a", "-m", "broken")
     assert project.git("ls-remote", "origin", "main").split()[0] != project.head
+
+
+def test_all_is_judged_of_a_branch_that_nothing_is_known_of(project: GitBox) -> None:
+    # Its last commit changes nothing of its parent, which the other side does not have either.
+    project.commit({"calc.py": "def (\n"})
+    project.git("commit", "-q", "--allow-empty", "-m", "nothing")
+    engine = Engine(project.top)
+    (one,) = batch.pushed(engine, [Push("refs/heads/main", CommitId(project.head), None)])
+    verdict = engine.validate_commit(project.head, base=one.base, strategy="SYNTAX_ONLY")
+    assert verdict.outcome is Outcome.REJECTED and "calc.py" in verdict.changed_paths
+    known = CommitId(project.git("rev-parse", "HEAD~").strip())
+    same = Push("refs/heads/main", CommitId(project.head), known)
+    assert batch.pushed(engine, [same]) == []
