@@ -30,6 +30,7 @@ MOST_BYTES = 4 * 2**30
 """A store that is larger gives up what was used least recently, whatever its age."""
 _MANY = 2_000
 """More loose objects than this are packed."""
+_LOW = 10
 _STAMP = "cleaned"
 _LEFT = ("staged-*", "tmp*", "*.damaged")
 
@@ -51,7 +52,8 @@ def clean(store: Store, *, age_s: float = AGE_S, most_bytes: int = MOST_BYTES) -
         *_objects(store, now - max(age_s, DAY_S)),
         *_orphans(store),
     ]
-    if disk.size_of(store.folder) > most_bytes:
+    # What was kept by name is not taken away, so that it must not drive out all else.
+    if disk.size_of(store.folder) - disk.size_of(store.folder / "kept") > most_bytes:
         freed += [*_unused(store, now), *_objects(store, now - DAY_S)]
     disk.write_whole(store.folder / _STAMP, b"")
     return [one for one in freed if one.bytes]
@@ -64,23 +66,26 @@ def begin_if_due(store: Store) -> bool:
     """
     stamp = store.folder / _STAMP
     try:
+        if not stamp.exists():
+            # A new store has nothing to take away yet.
+            disk.write_whole(stamp, b"")
         if time.time() - stamp.stat().st_mtime < DAY_S:
             return False
-    except FileNotFoundError:
-        # A new store has nothing to take away yet.
-        disk.write_whole(stamp, b"")
+        # At once, so that of many only one starts.
+        os.utime(stamp)
+    except OSError:
+        # Where nothing can be written the verdict is right all the same.
         return False
-    # At once, so that of many only one starts.
-    os.utime(stamp)
     place = store.repository.top or store.repository.git_dir
     child = process.spawn(
-        ["nice", sys.executable, "-P", "-m", "sandbox_engine", "gc", "--repo", os.fspath(place)],
+        [sys.executable, "-P", "-m", "sandbox_engine", "gc", "--repo", os.fspath(place)],
         cwd="/",
         env=process.without_git_variables(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    os.setpriority(os.PRIO_PROCESS, child.pid, _LOW)
     # It goes on by itself; nobody is to be told that it was not waited for.
     child.returncode = 0
     return True

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from sandbox_engine import disk, git, inside
+from sandbox_engine.cancellation import Cancellation
 from sandbox_engine.carry import Carried
 from sandbox_engine.errors import PreparationError
 from sandbox_engine.interpreter import Interpreter
@@ -46,10 +47,12 @@ class Work:
 
 
 @contextlib.contextmanager
-def held(store: Store, key: str, work: Work) -> Iterator[Carried]:
+def held(
+    store: Store, key: str, work: Work, cancellation: Cancellation | None = None
+) -> Iterator[Carried]:
     """Hold what `work` makes, found by `key` or made now, as files that are carried.
 
-    Raise PreparationError where a command fails, or leaves what cannot be kept.
+    Raise PreparationError where a command fails, or leaves what cannot be kept, CancelledError.
     """
     shelf = open_shelf(store.folder / "prepared", most=_MOST, kept=_KEPT)
 
@@ -60,7 +63,7 @@ def held(store: Store, key: str, work: Work) -> Iterator[Carried]:
 
     place = shelf.find(key)
     if place is None:
-        with store.locked("prepared", wait_s=git.TIME_OUT_S):
+        with store.locked("prepared", git.TIME_OUT_S, cancellation):
             place = shelf.find(key) or shelf.fill(key, make)
     assert place is not None, "there are more places than sandboxes, so one is free"
     try:

@@ -467,7 +467,7 @@ class Run:
             lambda: where._opened(self._carried, view),
         )
         self._watch(Progress("what `setup` makes"))
-        with prepare.held(self._store, key, work) as made:
+        with prepare.held(self._store, key, work, self._cancellation) as made:
             yield self._carried.beside(made)
 
     @contextlib.contextmanager
