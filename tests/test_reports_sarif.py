@@ -24,6 +24,7 @@ def results(*judged: Judged) -> list[dict[str, Any]]:
     log = json.loads(sarif.render(judged))
     VALIDATOR.validate(log)
     found: list[dict[str, Any]] = log["runs"][0]["results"]
+    assert all(result["locations"] for result in found), "GitHub takes no result without one"
     return found
 
 

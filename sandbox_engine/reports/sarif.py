@@ -120,6 +120,7 @@ def _result(
     judged: Judged, rule: str, level: str, text: str, place: dict[str, Any] | None
 ) -> dict[str, Any]:
     # What stays the same when lines above it change.
+    place = place or _location(_somewhere(judged), {})
     mark = json.dumps(
         [judged.name, rule, text, place and place["physicalLocation"]["artifactLocation"]]
     )
@@ -133,6 +134,12 @@ def _result(
         },
         "properties": {"candidate": judged.name, "outcome": str(judged.outcome)},
     }
+
+
+def _somewhere(judged: Judged) -> str:
+    """Return where to show what has no place of its own: GitHub takes no result without one."""
+    changed = judged.verdict.changed_paths if judged.verdict else ()
+    return next(iter(changed), judged.name)
 
 
 def _location(path: str | None, region: dict[str, Any]) -> dict[str, Any] | None:
