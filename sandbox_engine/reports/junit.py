@@ -136,7 +136,8 @@ def _seconds(elapsed_s: float) -> str:
 def clean(text: str) -> str:
     """Return `text` with what XML 1.0 cannot hold, or a terminal obeys, written out."""
     return "".join(
-        char if char in "\t\n" or (char.isprintable() and char not in "\ufffe\uffff") else
-        repr(char)[1:-1]
+        char
+        if char in "\t\n" or (char.isprintable() and char not in "\ufffe\uffff")
+        else repr(char)[1:-1]
         for char in text
-    )  # fmt: skip
+    )

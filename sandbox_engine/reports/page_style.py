@@ -35,11 +35,14 @@ DARK: Mapping[str, str] = {
     "bar": "#24405f",
 }
 TEXT_ON: tuple[tuple[str, str], ...] = (
-    *((ink, ground) for ink in ("ink", "quiet", "link", "good", "bad", "doubt")
-      for ground in ("ground", "panel")),
+    *(
+        (ink, ground)
+        for ink in ("ink", "quiet", "link", "good", "bad", "doubt")
+        for ground in ("ground", "panel")
+    ),
     *(("ink", ground) for ground in ("added", "removed", "noted", "bar")),
     *(("quiet", ground) for ground in ("added", "removed")),
-)  # fmt: skip
+)
 """Which colours are text on which: each pair is readable, 4.5 to 1 or more (WCAG 2.2, 1.4.3)."""
 
 
