@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sandbox_engine.cli import exits, hooking, outputs
-from sandbox_engine.cli.opening import open_engine
+from sandbox_engine.cli.opening import open_engine, read_patch
 
 if TYPE_CHECKING:
     from sandbox_engine.batch import Candidate, Terms
@@ -97,8 +96,7 @@ def _candidates(engine: Engine, options: argparse.Namespace) -> tuple[list[Candi
         found = []
         for name in options.patch:
             if name == "-":
-                text = sys.stdin.buffer.read()
-                found.append(batch.Candidate("standard input", options.base, text))
+                found.append(batch.Candidate("standard input", options.base, read_patch(name)))
             else:
                 found += batch.patches_in(name, options.base, format=options.format)
     named = len(options.patch) == 1 or options.from_branch is not None
